@@ -227,7 +227,7 @@ static npt_status run_blocks(distill_run *r)
     return NPT_OK;
 }
 
-npt_status npt_distill(npt_distiller *d, const npt_distill_request *request, npt_distill_sums *sums)
+npt_status npt_distiller_run(npt_distiller *d, const npt_distill_request *request, npt_distill_sums *sums)
 {
     NPT_TRY(prepare(d, request->batch));
     npt_env env = {.exec = d->exec, .model = d->model, .policy = d->policy, .sites = d->teacher_sites, .arena = d->step,

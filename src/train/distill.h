@@ -52,7 +52,7 @@ typedef struct npt_distill_request {
     double distance_factor, regularizer_factor; /* of the two sums in the loss, loss scale included */
 } npt_distill_request;
 
-npt_status npt_distill(npt_distiller *distiller, const npt_distill_request *request, npt_distill_sums *sums);
+npt_status npt_distiller_run(npt_distiller *distiller, const npt_distill_request *request, npt_distill_sums *sums);
 
 /* The sites of the blocks of a model whose `adapters` (NULL: none anywhere, the teacher) are these. */
 npt_sites *npt_sites_for(const npt_policy *policy, const npt_config *config, const npt_adapters *adapters);
