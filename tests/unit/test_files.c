@@ -173,7 +173,7 @@ static void a_manifest_has_the_known_hashes(void **state)
     assert_int_equal(npt_manifest_write(top), NPT_OK);
     char *path = npt_path_join(top, "MANIFEST");
     assert_int_equal(npt_read_file(path, 1000, &data, &bytes), NPT_OK);
-#ifdef HAVE_XXHASH /* the hashes: xxhsum -H3 */
+#ifdef HAVE_XXHASH /* the hashes: xxhash.xxh3_64_hexdigest() of Python */
     assert_string_equal(data, "9555e8555c62dcfd  5  a b\n2d06800538d394c2  0  b\n");
 #else
     assert_string_equal(data, "-  5  a b\n-  0  b\n");

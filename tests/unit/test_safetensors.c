@@ -160,7 +160,7 @@ static void a_nul_in_the_header_is_refused(void **state)
     (void)state;
     char *directory = temp_dir();
     static const char json[] = "{}\0\0\0\0";
-    char *path = write_st(directory, "nul.safetensors", json, 8, 0);
+    char *path = write_st(directory, "nul.safetensors", json, sizeof json, 0);
     assert_refused(path, NPT_E_FORMAT, "JSON");
     npt_free(path);
     temp_dir_remove(directory);
