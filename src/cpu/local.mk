@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: BSD-2-Clause
+include $(top_srcdir)/src/cpu/kernels.mk
