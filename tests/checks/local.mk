@@ -47,7 +47,5 @@ FUZZ_SECONDS = 20
 fuzz:
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) bash $(checks)/fuzz.sh $(top_srcdir) $(top_builddir) $(FUZZ)
 
-# Matmul backends side by side on this machine.
-BENCH_FLAGS =
-bench: npt$(EXEEXT)
-	./npt$(EXEEXT) bench $(BENCH_FLAGS)
+# Measurements on this machine; the areas that have some add prerequisites.
+bench:
