@@ -80,6 +80,187 @@ typedef enum npt_dtype {
 /* "F32", "BF16", … as safetensors spells them; "NF4"; "none". */
 NPT_API const char *npt_dtype_name(npt_dtype dtype);
 
+/* ---- Choices every command shares ---------------------------------------------------------- */
+
+/* Where the bundled model and text are: "tiny-llama", "train.jsonl", "eval.jsonl" → a path in a new
+ * string (npt_string_free), looked for in $NPT_DATADIR, beside an uninstalled program, and in the
+ * directory given at configure time. NPT_E_IO where it is in none. */
+NPT_API npt_status npt_data_path(const char *name, char **path);
+NPT_API void npt_string_free(char *text);
+
+typedef struct npt_precision_options {
+    bool use_fp16, use_bf16, use_quantization, no_double_quantization;
+    npt_dtype mixed_precision; /* NPT_DTYPE_NONE, NPT_F16, NPT_BF16 */
+    npt_dtype adapter_dtype;   /* NPT_DTYPE_NONE: inferred */
+} npt_precision_options;
+
+typedef struct npt_compute_options {
+    const char *backend; /* names separated by commas; NULL: all, in the built-in order */
+    int threads;         /* 0: as many as this process may use */
+} npt_compute_options;
+
+typedef enum npt_modulation {
+    NPT_MODULATION_BOTH,
+    NPT_MODULATION_ADDITIVE,
+    NPT_MODULATION_MULTIPLICATIVE
+} npt_modulation;
+
+typedef struct npt_data_options {
+    const char *dataset_name; /* file, directory or glob; NULL: the bundled text */
+    const char *dataset_split; /* of a directory: only files whose name begins with it; NULL: all */
+    int64_t num_samples;      /* 0: all rows */
+    int64_t max_length;       /* ids a row */
+    bool strict_data;         /* a bad row ends the run */
+} npt_data_options;
+
+/* ---- Training: phase 1, equivalence pre-training ------------------------------------------- */
+
+typedef enum npt_recipe { NPT_RECIPE_PRETRAIN, NPT_RECIPE_PRETRAIN_SAFE } npt_recipe;
+typedef enum npt_distill { NPT_DISTILL_END_TO_END, NPT_DISTILL_LAYERWISE, NPT_DISTILL_MIXED } npt_distill;
+typedef enum npt_loss { NPT_LOSS_NORMALIZED, NPT_LOSS_PLAIN } npt_loss;
+typedef enum npt_optimizer { NPT_OPTIMIZER_ADAMW, NPT_OPTIMIZER_ADAM } npt_optimizer;
+typedef enum npt_scheduler {
+    NPT_SCHEDULER_LINEAR,
+    NPT_SCHEDULER_COSINE,
+    NPT_SCHEDULER_CONSTANT,
+    NPT_SCHEDULER_CONSTANT_WITH_WARMUP
+} npt_scheduler;
+
+/* One optimizer step, as it is logged. Losses are means over the accumulated batch. */
+typedef struct npt_step_info {
+    int64_t step, total_steps;
+    double epoch;
+    double loss, mse, regularization; /* total, unweighted distance, unweighted regularizer */
+    double learning_rate, grad_norm, loss_scale;
+    int64_t tokens;           /* since the start of the run, resumed parts included */
+    double tokens_per_second; /* of this process */
+    double seconds_left;
+    size_t peak_bytes;        /* resident */
+    bool logged;              /* this step is in metrics.jsonl */
+} npt_step_info;
+
+typedef void npt_step_callback(void *context, const npt_step_info *info);
+
+typedef struct npt_train_options {
+    npt_recipe recipe;
+    const char *model_name; /* directory or Hub name in the local cache; NULL: the bundled model */
+    const char *output_dir; /* required */
+    npt_precision_options precision;
+    npt_compute_options compute;
+    npt_data_options data;
+    bool streaming; /* rows are not counted first: total steps = max_steps, else 10000 */
+    /* adapter */
+    int adapter_rank;
+    npt_modulation modulation;
+    double modulation_scale;
+    const char *layers;       /* "16-31", "0,2,5-7", "upper_half", "all"; NULL: all */
+    const char *init_adapter; /* adapter directory or .safetensors; NULL: random */
+    uint64_t seed;
+    /* objective */
+    npt_distill distill;
+    double teacher_forcing; /* mixed: probability that a block reads the teacher's input */
+    npt_loss loss;
+    double regularization_lambda;
+    /* optimization */
+    int64_t batch_size, gradient_accumulation_steps, num_epochs;
+    int64_t max_steps; /* -1: by epochs */
+    double learning_rate, weight_decay, max_grad_norm; /* max_grad_norm 0: no clipping */
+    npt_optimizer optimizer;
+    npt_scheduler scheduler;
+    int64_t warmup_steps;
+    double initial_loss_scale; /* dynamic loss scale starts here; 65536 */
+    /* saving and logging */
+    int64_t log_steps, save_steps, save_total_limit; /* save_total_limit 0: all are kept */
+    const char *eval_dataset; /* NULL: none, and no checkpoint-best */
+    int64_t eval_steps;       /* 0: as save_steps */
+    const char *resume;       /* "auto" or a checkpoint; NULL: a new run */
+    const char *run_name;     /* recorded */
+    const char *log_file;     /* every line of the log, appended; NULL: none */
+    const char *command_line; /* recorded in metrics.jsonl; may be NULL */
+    bool dry_run;             /* say what would be done; read no weight, write nothing */
+    npt_step_callback *on_step;
+    void *on_step_context;
+} npt_train_options;
+
+typedef struct npt_train_report {
+    int64_t steps, skipped_steps, skipped_batches, tokens;
+    double first_loss, last_loss, seconds;
+    char last_checkpoint[4096]; /* "" where none was written */
+    int signal;                 /* that stopped the run; 0 */
+} npt_train_report;
+
+/* Every option with its default for the recipe (method.md §2, §6). */
+NPT_API void npt_train_options_init(npt_train_options *options, npt_recipe recipe);
+/* Trains. NPT_E_USAGE before anything is read or written where options contradict each other;
+ * NPT_E_INTERRUPTED after npt_request_stop(), with a checkpoint saved; NPT_E_NUMERIC where values
+ * stay non-finite, with a checkpoint saved. `report` is filled also on those two. */
+NPT_API npt_status npt_pretrain(const npt_train_options *options, npt_train_report *report);
+/* Asks running training to stop after the current micro-batch. Async-signal-safe. */
+NPT_API void npt_request_stop(int signal);
+
+/* ---- Evaluation ---------------------------------------------------------------------------- */
+
+typedef struct npt_evaluate_options {
+    const char *model_name;
+    const char *adapter; /* adapter directory or checkpoint; NULL: an untrained one, by seed */
+    npt_precision_options precision;
+    npt_compute_options compute;
+    npt_data_options data;
+    int adapter_rank; /* used where adapter is NULL, as are the next four */
+    npt_modulation modulation;
+    double modulation_scale;
+    const char *layers;
+    uint64_t seed;
+    npt_loss loss;
+    int64_t batch_size;
+} npt_evaluate_options;
+
+typedef struct npt_evaluate_report {
+    int64_t rows, tokens; /* tokens: predicted ones */
+    double teacher_perplexity, student_perplexity;
+    double kl;            /* mean KL(teacher‖student) per predicted token, nats */
+    double top1_agreement; /* share of tokens where the most likely next token is the same */
+    int layers;
+    double *layer_loss;   /* [layers] D_i of the student's own run */
+    char model[1024], policy[256];
+} npt_evaluate_report;
+
+NPT_API void npt_evaluate_options_init(npt_evaluate_options *options);
+NPT_API npt_status npt_evaluate(const npt_evaluate_options *options, npt_evaluate_report *report);
+NPT_API void npt_evaluate_report_fini(npt_evaluate_report *report);
+
+/* ---- Smaller commands ---------------------------------------------------------------------- */
+
+/* Writes what is compiled in, what this CPU has and, with a model, which backend each distinct
+ * matmul of a step at `tokens` tokens goes to and why the ones before it refused. */
+typedef struct npt_backends_options {
+    const char *model_name; /* NULL: no routes */
+    npt_precision_options precision;
+    npt_compute_options compute;
+    int64_t tokens;
+    int adapter_rank;
+    bool json;
+} npt_backends_options;
+NPT_API npt_status npt_backends(const npt_backends_options *options, FILE *out);
+
+/* Rows of a dataset → {"input_ids":[…]} lines; and back, a text line a row. `model_name`: a model
+ * directory or a tokenizer.json. */
+NPT_API npt_status npt_tokenize(const char *model_name, const npt_data_options *data,
+                                bool no_special_tokens, FILE *out);
+NPT_API npt_status npt_detokenize(const char *model_name, FILE *in, FILE *out);
+
+/* A random Hugging Face directory of any shape, written in a stream. */
+typedef struct npt_make_model_options {
+    const char *path;
+    const char *family; /* llama, mistral, qwen2, qwen3 */
+    int64_t hidden, inter, layers, heads, kv_heads, head_dim /* 0: hidden / heads */, vocab;
+    npt_dtype dtype; /* F32, F16, BF16 */
+    uint64_t seed;
+    bool tie_embeddings;
+} npt_make_model_options;
+NPT_API void npt_make_model_options_init(npt_make_model_options *options);
+NPT_API npt_status npt_make_model(const npt_make_model_options *options);
+
 #ifdef __cplusplus
 }
 #endif

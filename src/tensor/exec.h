@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The context of all computing: threads, the kernel table, the list of matmul backends, scratch.
+ * No globals: two contexts with different backends can be compared in one process. */
+#ifndef NPT_TENSOR_EXEC_H
+#define NPT_TENSOR_EXEC_H
+
+#include "base/memory.h"
+#include "tensor/kernels.h"
+#include "tensor/matmul.h"
+
+#define NPT_MAX_BACKENDS 8
+
+typedef struct npt_exec npt_exec;
+
+/* `backends`: NULL or "" = all, in the built-in order, else names separated by commas, in that
+ * order ("native,reference"; `reference` is always last whether named or not). Unknown or not
+ * compiled in: NPT_E_USAGE with the names there are. threads 0 = all allowed. NPT_BACKEND in the
+ * environment counts where `backends` says nothing; NPT_CPU_MAX lowers the level. */
+npt_status npt_exec_create(npt_exec **exec, const char *backends, int threads);
+void npt_exec_destroy(npt_exec *exec);
+
+const npt_kernels *npt_exec_kernels(const npt_exec *exec);
+const npt_run *npt_exec_run(const npt_exec *exec);
+const npt_cpu *npt_exec_cpu(const npt_exec *exec);
+int npt_exec_threads(const npt_exec *exec);
+size_t npt_exec_backend_count(const npt_exec *exec);
+const npt_matmul_backend *npt_exec_backend(const npt_exec *exec, size_t index);
+
+/* Makes room for kernels on sequences up to `longest` tokens. NPT_E_NOMEM. */
+npt_status npt_exec_reserve(npt_exec *exec, int64_t longest, int64_t head_dim, int64_t width);
+
+/* The backend a product goes to, NULL only where desc is not legal (NPT_ASSERT'ed). Remembered per
+ * shape; NPT_VERBOSE=1 prints each new choice with the reasons of those that refused. */
+const npt_matmul_backend *npt_exec_choose(npt_exec *exec, const npt_matmul_desc *desc);
+/* Chooses and runs. Scratch grows at the first call of a shape. */
+npt_status npt_matmul(npt_exec *exec, const npt_matmul_desc *desc, const npt_matmul_args *args);
+/* Bytes of scratch held. */
+size_t npt_exec_scratch_bytes(const npt_exec *exec);
+
+/* Provided by cpu/: the compiled-in backends in built-in order for this CPU, reference last;
+ * returns how many; and the kernel table for this CPU. */
+size_t npt_cpu_backends(const npt_cpu *cpu, const npt_matmul_backend *list[NPT_MAX_BACKENDS]);
+void npt_cpu_kernels(const npt_cpu *cpu, npt_kernels *kernels);
+
+#endif

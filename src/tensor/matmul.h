@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Matrix products and the list of backends that can do them.
+ *
+ *     C[m,n] (+)= op(A)[m,k] · op(W)[k,n] + bias[n]          accumulation always F32
+ *
+ * A backend refuses what it cannot do, with a reason; the first that does not refuse computes;
+ * `reference` refuses nothing legal. All storage is row-major. */
+#ifndef NPT_TENSOR_MATMUL_H
+#define NPT_TENSOR_MATMUL_H
+
+#include "base/cpu.h"
+#include "base/threads.h"
+#include "tensor/dtype.h"
+
+typedef struct npt_matmul_desc {
+    int64_t m, n, k;
+    bool trans_a;    /* A is stored [k,m] (else [m,k]) */
+    bool trans_w;    /* W is stored [n,k]: the Hugging Face layout, y = x·Wᵀ (else [k,n]: dX = dY·W) */
+    npt_dtype a;     /* F32, F16, BF16 */
+    npt_dtype w;     /* F32, F16, BF16, NF4 (blocks run along the flattened stored matrix) */
+    npt_dtype c;     /* F32, F16, BF16: one rounding of the F32 result */
+    bool accumulate; /* C += …; legal for c = F32 only */
+    bool bias;
+} npt_matmul_desc;
+
+/* Leading dimensions are contiguous: A's rows are k (or m) long, W's rows k (or n), C's rows n. */
+typedef struct npt_matmul_args {
+    const void *a;
+    const void *w;       /* for NF4: packed bytes */
+    const float *absmax; /* NF4 only: one per 64 elements of the stored matrix */
+    const float *levels; /* NF4 only: 16 entries */
+    const float *bias;   /* n of F32, or NULL; added in F32 before the rounding */
+    void *c;             /* does not overlap a or w */
+} npt_matmul_args;
+
+typedef struct npt_matmul_scratch npt_matmul_scratch;
+
+typedef struct npt_matmul_backend {
+    const char *name;
+    /* NULL where it can, else a reason in a few words ("weights are NF4"; may be written into
+     * `reason`, 128 bytes). */
+    const char *(*refuse)(const npt_matmul_desc *desc, const npt_cpu *cpu, char *reason);
+    /* Scratch that run() needs: per worker, and shared by all. Both may be NULL = none. */
+    void (*plan)(const npt_matmul_desc *desc, int workers, size_t *worker_bytes, size_t *shared_bytes);
+    /* Scratch: `shared` and workers × worker_bytes (64-byte aligned, `worker_stride` apart). */
+    npt_status (*run)(const npt_matmul_desc *desc, const npt_matmul_args *args,
+                      const npt_matmul_scratch *scratch);
+} npt_matmul_backend;
+
+struct npt_matmul_scratch {
+    npt_threads *threads;
+    const npt_cpu *cpu;
+    char *worker;
+    size_t worker_stride;
+    char *shared;
+};
+
+/* "reference": double loops over scalar loads, F32 accumulation in k order in blocks; any CPU. */
+extern const npt_matmul_backend npt_matmul_reference;
+
+#endif

@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "config.h"
+
+#include "tensor/sites.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "base/memory.h"
+
+/* The table of precision.md §3 as data: what arrives (a role), what leaves (a role), how many
+ * roundings a token, in which blocks, and whether backward has the gradient of it, or replays it.
+ * Invariant: a plan cell is NONE → NONE exactly where no such cast can happen. */
+
+typedef enum site_width { WIDTH_HIDDEN, WIDTH_INTER, WIDTH_Q, WIDTH_KV, WIDTH_RANK, WIDTH_ROPE, WIDTH_OPERAND, WIDTH_NONE } site_width;
+
+typedef enum site_place {
+    IN_NEVER,
+    IN_MODEL, /* once, outside the blocks */
+    IN_EVERY,
+    IN_STANDARD,
+    IN_NPT,
+    IN_ADDITIVE,
+    IN_MULTIPLICATIVE,
+    IN_QK_NORM
+} site_place;
+
+typedef struct site_row {
+    const char *name;
+    npt_role from, to;
+    site_width width;
+    int roundings; /* per element, forward */
+    site_place place;
+    int backward_roundings; /* of the gradient of what the site produced */
+    site_place backward_place;
+    bool recompute; /* backward replays it */
+} site_row;
+
+#define H NPT_ROLE_ACT
+#define P NPT_ROLE_ADAPTER
+#define F NPT_ROLE_ACCUM
+#define C NPT_ROLE_COMPUTE
+/* clang-format off */
+static const site_row table[NPT_SITE_COUNT] = {
+    /*                            name              from to  width         n  place              n  backward place     again */
+    [NPT_SITE_WEIGHT]          = {"weight",         NPT_ROLE_FROZEN,
+                                                         C,  WIDTH_NONE,   1, IN_MODEL,          0, IN_NEVER,          false},
+    [NPT_SITE_EMBED]           = {"embed",          NPT_ROLE_PLAIN,
+                                                         H,  WIDTH_HIDDEN, 1, IN_MODEL,          0, IN_NEVER,          false},
+    [NPT_SITE_NORM_IN]         = {"norm_in",        F,   H,  WIDTH_HIDDEN, 2, IN_EVERY,          2, IN_EVERY,          false},
+    [NPT_SITE_Q]               = {"q",              F,   H,  WIDTH_Q,      1, IN_EVERY,          1, IN_EVERY,          false},
+    [NPT_SITE_K]               = {"k",              F,   H,  WIDTH_KV,     1, IN_EVERY,          1, IN_EVERY,          false},
+    [NPT_SITE_V]               = {"v",              F,   H,  WIDTH_KV,     1, IN_EVERY,          1, IN_EVERY,          false},
+    [NPT_SITE_Q_NORM]          = {"q_norm",         F,   H,  WIDTH_Q,      2, IN_QK_NORM,        1, IN_QK_NORM,        false},
+    [NPT_SITE_K_NORM]          = {"k_norm",         F,   H,  WIDTH_KV,     2, IN_QK_NORM,        1, IN_QK_NORM,        false},
+    [NPT_SITE_ROPE_TABLE]      = {"rope_table",     F,   H,  WIDTH_NONE,   1, IN_MODEL,          0, IN_NEVER,          false},
+    [NPT_SITE_ROPE]            = {"rope",           F,   H,  WIDTH_ROPE,   1, IN_EVERY,          1, IN_EVERY,          false},
+    [NPT_SITE_ATTN]            = {"attn",           F,   H,  WIDTH_Q,      1, IN_EVERY,          1, IN_EVERY,          false},
+    [NPT_SITE_ATTN_OUT]        = {"attn_out",       F,   H,  WIDTH_HIDDEN, 1, IN_EVERY,          1, IN_NPT,            false},
+    [NPT_SITE_RESIDUAL_ATTN]   = {"residual_attn",  F,   H,  WIDTH_HIDDEN, 1, IN_STANDARD,       0, IN_NEVER,          false},
+    [NPT_SITE_ADAPTER_IN]      = {"adapter_in",     H,   P,  WIDTH_HIDDEN, 1, IN_NPT,            1, IN_NPT,            false},
+    [NPT_SITE_Z]               = {"z",              F,   P,  WIDTH_RANK,   1, IN_NPT,            1, IN_NPT,            false},
+    [NPT_SITE_ADD]             = {"add",            F,   P,  WIDTH_INTER,  1, IN_ADDITIVE,       1, IN_ADDITIVE,       false},
+    [NPT_SITE_U]               = {"u",              F,   P,  WIDTH_INTER,  1, IN_MULTIPLICATIVE, 1, IN_MULTIPLICATIVE, false},
+    [NPT_SITE_MULT]            = {"mult",           F,   P,  WIDTH_INTER,  1, IN_MULTIPLICATIVE, 0, IN_NEVER,          true},
+    [NPT_SITE_NORM_POST]       = {"norm_post",      F,   H,  WIDTH_HIDDEN, 2, IN_EVERY,          2, IN_EVERY,          false},
+    [NPT_SITE_GATE]            = {"gate",           F,   H,  WIDTH_INTER,  1, IN_EVERY,          1, IN_EVERY,          false},
+    [NPT_SITE_UP]              = {"up",             F,   H,  WIDTH_INTER,  1, IN_EVERY,          1, IN_EVERY,          false},
+    [NPT_SITE_GATE_MOD]        = {"gate_mod",       F,   H,  WIDTH_INTER,  1, IN_NPT,            1, IN_NPT,            true},
+    [NPT_SITE_MLP_ACT]         = {"mlp_act",        F,   H,  WIDTH_INTER,  1, IN_EVERY,          1, IN_EVERY,          false},
+    [NPT_SITE_DOWN]            = {"down",           F,   H,  WIDTH_HIDDEN, 1, IN_EVERY,          0, IN_NEVER,          false},
+    [NPT_SITE_RESIDUAL]        = {"residual",       F,   H,  WIDTH_HIDDEN, 1, IN_EVERY,          1, IN_EVERY,          false},
+    [NPT_SITE_NORM_FINAL]      = {"norm_final",     F,   H,  WIDTH_HIDDEN, 2, IN_MODEL,          0, IN_NEVER,          false},
+    [NPT_SITE_LOGITS]          = {"logits",         F,   NPT_ROLE_LOSS,
+                                                             WIDTH_NONE,   1, IN_MODEL,          0, IN_NEVER,          false},
+    [NPT_SITE_OPERAND]         = {"operand",        H,   C,  WIDTH_OPERAND, 1, IN_EVERY,         1, IN_EVERY,          false},
+    [NPT_SITE_ADAPTER_OPERAND] = {"adapter_operand", P,  C,  WIDTH_NONE,   1, IN_NPT,            1, IN_NPT,            false},
+    [NPT_SITE_UPDATE]          = {"update",         NPT_ROLE_MASTER,
+                                                         P,  WIDTH_NONE,   1, IN_NPT,            0, IN_NEVER,          false},
+};
+/* clang-format on */
+#undef H
+#undef P
+#undef F
+#undef C
+
+typedef struct site_cell {
+    npt_site_plan plan;
+    uint64_t executed;
+} site_cell;
+
+struct npt_sites {
+    npt_policy policy;
+    int layers;
+    site_cell *cells; /* [layers + 1][NPT_SITE_COUNT][NPT_DIRECTION_COUNT]; layer -1 comes first */
+    bool breached;
+    npt_site_id breach_id;
+    int breach_layer;
+    npt_direction breach_direction;
+    npt_dtype breach_from;
+};
+
+static site_cell *cell_at(const npt_sites *sites, npt_site_id id, int layer, npt_direction direction)
+{
+    NPT_ASSERT(layer >= -1 && layer < sites->layers && id < NPT_SITE_COUNT);
+    return &sites->cells[((size_t)(layer + 1) * NPT_SITE_COUNT + id) * NPT_DIRECTION_COUNT + direction];
+}
+
+static bool is_placed(site_place place, const npt_site_block *block)
+{
+    switch (place) {
+    case IN_NEVER: return false;
+    case IN_MODEL: return block == NULL;
+    case IN_EVERY: return block != NULL;
+    case IN_STANDARD: return block != NULL && !block->npt;
+    case IN_NPT: return block != NULL && block->npt;
+    case IN_ADDITIVE: return block != NULL && block->npt && block->additive;
+    case IN_MULTIPLICATIVE: return block != NULL && block->npt && block->multiplicative;
+    case IN_QK_NORM: return block != NULL && block->qk_norm;
+    }
+    return false;
+}
+
+/* Activations that enter matmuls, per token: forward n, attn, m, act, and a and z of an NPT block;
+ * backward the gradients dh, dgate, dup, da, dq, dk, dv, and for the adapter dz, z, a and the dadd, du. */
+static int64_t operand_width(const npt_site_block *b, npt_direction direction)
+{
+    int64_t terms = (b->additive ? 1 : 0) + (b->multiplicative ? 1 : 0);
+    if (direction == NPT_FORWARD)
+        return 2 * b->hidden + b->q_width + b->inter + (b->npt ? b->hidden + b->rank : 0);
+    return 2 * b->hidden + 2 * b->inter + b->q_width + 2 * b->kv_width +
+           (b->npt ? b->hidden + 2 * b->rank + terms * b->inter : 0);
+}
+
+static int64_t width_of(const site_row *row, const npt_site_block *block, int64_t hidden, npt_direction direction)
+{
+    switch (row->width) {
+    case WIDTH_HIDDEN: return hidden;
+    case WIDTH_INTER: return block->inter;
+    case WIDTH_Q: return block->q_width;
+    case WIDTH_KV: return block->kv_width;
+    case WIDTH_RANK: return block->rank;
+    case WIDTH_ROPE: return block->q_width + block->kv_width;
+    case WIDTH_OPERAND: return operand_width(block, direction);
+    case WIDTH_NONE: return 0;
+    }
+    return 0;
+}
+
+/* A role that is NONE (no master) stands for the adapter itself. */
+static npt_dtype dtype_of(const npt_policy *policy, npt_role role)
+{
+    npt_dtype dtype = policy->dtype[role];
+    return dtype == NPT_DTYPE_NONE ? policy->dtype[NPT_ROLE_ADAPTER] : dtype;
+}
+
+/* Operands are cast only where products have a dtype of their own (R4). */
+static bool is_needed(const npt_policy *policy, npt_site_id id)
+{
+    if (id == NPT_SITE_OPERAND || id == NPT_SITE_ADAPTER_OPERAND)
+        return policy->dtype[NPT_ROLE_COMPUTE] != policy->dtype[NPT_ROLE_ACT];
+    return true;
+}
+
+static void plan_layer(npt_sites *sites, int layer, const npt_site_block *block, int64_t hidden)
+{
+    for (int i = 0; i < NPT_SITE_COUNT; i++) {
+        const npt_site_id id = (npt_site_id)i;
+        const site_row *row = &table[id];
+        if (!is_needed(&sites->policy, id)) continue;
+        npt_dtype from = dtype_of(&sites->policy, row->from), to = dtype_of(&sites->policy, row->to);
+        if (is_placed(row->place, block)) {
+            npt_site_plan plan = {from, to, row->roundings * width_of(row, block, hidden, NPT_FORWARD)};
+            cell_at(sites, id, layer, NPT_FORWARD)->plan = plan;
+            if (row->recompute) cell_at(sites, id, layer, NPT_RECOMPUTE)->plan = plan;
+        }
+        if (is_placed(row->backward_place, block)) {
+            /* a gradient leaves an F32 accumulator; an operand arrives in its own dtype */
+            bool operand = id == NPT_SITE_OPERAND || id == NPT_SITE_ADAPTER_OPERAND;
+            npt_site_plan plan = {operand ? from : NPT_F32, to,
+                                  row->backward_roundings * width_of(row, block, hidden, NPT_BACKWARD)};
+            cell_at(sites, id, layer, NPT_BACKWARD)->plan = plan;
+        }
+    }
+}
+
+npt_sites *npt_sites_create(const npt_policy *policy, int layers, const npt_site_block *blocks)
+{
+    npt_sites *sites = npt_alloc(1, sizeof *sites);
+    if (sites == NULL) return NULL;
+    sites->policy = *policy;
+    sites->layers = layers;
+    sites->cells = npt_alloc((size_t)(layers + 1) * NPT_SITE_COUNT * NPT_DIRECTION_COUNT, sizeof *sites->cells);
+    if (sites->cells == NULL) {
+        npt_free(sites);
+        return NULL;
+    }
+    plan_layer(sites, -1, NULL, layers > 0 ? blocks[0].hidden : 0);
+    for (int layer = 0; layer < layers; layer++) plan_layer(sites, layer, &blocks[layer], blocks[layer].hidden);
+    return sites;
+}
+
+void npt_sites_destroy(npt_sites *sites)
+{
+    if (sites == NULL) return;
+    npt_free(sites->cells);
+    npt_free(sites);
+}
+
+/* Weights and the embedding table arrive in whatever float dtype the file has: widening is exact, and
+ * the file's own dtype may stay (precision.md §2). What they must become is still the plan's. */
+static bool accepts_any_float(npt_site_id id)
+{
+    return id == NPT_SITE_WEIGHT || id == NPT_SITE_EMBED;
+}
+
+npt_dtype npt_site(npt_sites *sites, npt_site_id id, int layer, npt_direction direction, npt_dtype from,
+                   int64_t elements)
+{
+    site_cell *cell = cell_at(sites, id, layer, direction);
+    if (cell->plan.to == NPT_DTYPE_NONE || (cell->plan.from != from && !accepts_any_float(id))) {
+        if (!sites->breached) {
+            sites->breached = true;
+            sites->breach_id = id;
+            sites->breach_layer = layer;
+            sites->breach_direction = direction;
+            sites->breach_from = from;
+        }
+        return from;
+    }
+    cell->executed += (uint64_t)elements;
+    return cell->plan.to;
+}
+
+npt_site_plan npt_sites_planned(const npt_sites *sites, npt_site_id id, int layer, npt_direction direction)
+{
+    return cell_at(sites, id, layer, direction)->plan;
+}
+
+uint64_t npt_sites_executed(const npt_sites *sites, npt_site_id id, int layer, npt_direction direction)
+{
+    return cell_at(sites, id, layer, direction)->executed;
+}
+
+void npt_sites_reset_counts(npt_sites *sites)
+{
+    size_t count = (size_t)(sites->layers + 1) * NPT_SITE_COUNT * NPT_DIRECTION_COUNT;
+    for (size_t i = 0; i < count; i++) sites->cells[i].executed = 0;
+    sites->breached = false;
+}
+
+npt_status npt_sites_check(const npt_sites *sites)
+{
+    if (!sites->breached) return NPT_OK;
+    char label[64];
+    npt_site_plan plan = npt_sites_planned(sites, sites->breach_id, sites->breach_layer, sites->breach_direction);
+    return npt_fail(NPT_E_INTERNAL, "unplanned cast at %s: %s arrived, the plan (%s) has %s → %s; please report this",
+                    npt_site_label(sites->breach_id, sites->breach_layer, sites->breach_direction, label, sizeof label),
+                    npt_dtype_name(sites->breach_from), npt_rule_text(sites->policy.base_rule),
+                    npt_dtype_name(plan.from), npt_dtype_name(plan.to));
+}
+
+uint64_t npt_sites_digest(const npt_sites *sites)
+{
+    uint64_t hash = 0xcbf29ce484222325u; /* FNV-1a, 64 bits */
+    size_t count = (size_t)(sites->layers + 1) * NPT_SITE_COUNT * NPT_DIRECTION_COUNT;
+    for (size_t i = 0; i < count; i++) {
+        const npt_site_plan *plan = &sites->cells[i].plan;
+        const uint64_t words[3] = {plan->from, plan->to, (uint64_t)plan->per_token};
+        for (size_t word = 0; word < 3; word++)
+            for (int shift = 0; shift < 64; shift += 8) {
+                hash ^= (words[word] >> shift) & 0xffu;
+                hash *= 0x100000001b3u;
+            }
+    }
+    return hash;
+}
+
+const char *npt_site_name(npt_site_id id)
+{
+    return table[id].name;
+}
+
+char *npt_site_label(npt_site_id id, int layer, npt_direction direction, char *text, size_t bytes)
+{
+    static const char *const suffix[NPT_DIRECTION_COUNT] = {"", ".backward", ".recompute"};
+    if (layer < 0)
+        snprintf(text, bytes, "%s%s", table[id].name, suffix[direction]);
+    else
+        snprintf(text, bytes, "L%02d.%s%s", layer, table[id].name, suffix[direction]);
+    return text;
+}
