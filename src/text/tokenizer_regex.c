@@ -27,6 +27,9 @@
 #define WORD                                                                                       \
     "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}"                    \
     "\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
+/* Outside a class, Oniguruma asks Latin-1's table first, where superscripts and fractions are
+ * words. */
+#define WORDS WORD "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"
 
 static const struct {
     char letter;
@@ -36,10 +39,10 @@ static const struct {
     {'S', NOT_SPACE, "[^" SPACE "]"},
     {'d', "\\p{Nd}", "\\p{Nd}"},
     {'D', "\\P{Nd}", "\\P{Nd}"},
-    {'w', WORD, "[" WORD "]"},
-    {'W', NULL, "[^" WORD "]"},
-    {'b', "\\x{8}", "(?:(?<=[" WORD "])(?![" WORD "])|(?<![" WORD "])(?=[" WORD "]))"},
-    {'B', NULL, "(?:(?<=[" WORD "])(?=[" WORD "])|(?<![" WORD "])(?![" WORD "]))"},
+    {'w', WORD, "[" WORDS "]"},
+    {'W', NULL, "[^" WORDS "]"},
+    {'b', "\\x{8}", "(?:(?<=[" WORDS "])(?![" WORDS "])|(?<![" WORDS "])(?=[" WORDS "]))"},
+    {'B', NULL, "(?:(?<=[" WORDS "])(?=[" WORDS "])|(?<![" WORDS "])(?![" WORDS "]))"},
     {'n', "\\n", "\\n"},
     {'r', "\\r", "\\r"},
     {'t', "\\t", "\\t"},
