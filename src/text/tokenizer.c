@@ -74,6 +74,7 @@ static npt_status load_added(npt_tokenizer *t, const json_t *json, npt_vocab *se
 {
     npt_added_token token = {0};
     bool special, normalized;
+    char shown[NPT_SHOW_BYTES];
     const char *content;
     int64_t said;
 
@@ -90,7 +91,7 @@ static npt_status load_added(npt_tokenizer *t, const json_t *json, npt_vocab *se
     NPT_TRY(added_id(t, seen, content, next, &token.id));
     if (said >= 0 && said != token.id)
         npt_log(NPT_LOG_WARNING, "%s: the added token \"%s\" says id %d, but it has id %d", what,
-                content, (int)said, (int)token.id);
+                npt_show(content, shown), (int)said, (int)token.id);
     NPT_TRY(grow_tokens(t, token.id + 1));
     t->tokens[token.id].special |= special;
     if (!normalized) {
@@ -128,17 +129,18 @@ static npt_status load_special_piece(npt_template_piece *piece, const json_t *te
 {
     const json_t *specials = json_object_get(template_json, "special_tokens");
     const json_t *ids = json_object_get(json_object_get(specials, name), "ids"), *item;
+    char shown[NPT_SHOW_BYTES];
     size_t at;
 
     if (!json_is_array(ids))
         return npt_fail(NPT_E_FORMAT,
                         "%s: TemplateProcessing uses \"%s\" but its special_tokens do not list it",
-                        what, name);
+                        what, npt_show(name, shown));
     json_array_foreach (ids, at, item) {
         json_int_t id = json_is_integer(item) ? json_integer_value(item) : -1;
         if (id < 0 || id >= NPT_TOKEN_LIMIT)
             return npt_fail(NPT_E_FORMAT, "%s: TemplateProcessing: \"%s\" has an id out of range",
-                            what, name);
+                            what, npt_show(name, shown));
         NPT_TRY(npt_ids_push(&piece->ids, (int32_t)id));
     }
     return NPT_OK;
@@ -186,6 +188,7 @@ static npt_status load_template(npt_tokenizer *t, const json_t *json, const char
 static npt_status load_post_processor(npt_tokenizer *t, const json_t *json, const char *what)
 {
     const json_t *list, *item;
+    char shown[NPT_SHOW_BYTES];
     const char *type;
     size_t at;
 
@@ -195,7 +198,8 @@ static npt_status load_post_processor(npt_tokenizer *t, const json_t *json, cons
     if (strcmp(type, "TemplateProcessing") == 0) return load_template(t, json, what);
     if (strcmp(type, "Sequence") != 0)
         return npt_fail(NPT_E_UNSUPPORTED,
-                        "%s: the post_processor \"%s\" is not one that npt supports", what, type);
+                        "%s: the post_processor \"%s\" is not one that npt supports", what,
+                        npt_show(type, shown));
     list = json_object_get(json, "processors");
     if (!json_is_array(list))
         return npt_fail(NPT_E_FORMAT, "%s: a Sequence in \"post_processor\" has no list", what);

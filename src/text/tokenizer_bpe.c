@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "files/files.h"
 #include "files/json.h"
 #include "text/utf8.h"
 
@@ -20,6 +21,7 @@
 static npt_status load_vocab(npt_tokenizer *t, const json_t *model, const char *what)
 {
     json_t *vocab = json_object_get(model, "vocab"), *value;
+    char shown[NPT_SHOW_BYTES];
     const char *name;
 
     if (!json_is_object(vocab))
@@ -29,7 +31,7 @@ static npt_status load_vocab(npt_tokenizer *t, const json_t *model, const char *
         if (id < 0 || id >= NPT_TOKEN_LIMIT)
             return npt_fail(NPT_E_FORMAT,
                             "%s: the id of the token \"%s\" is not an integer from 0 to %d", what,
-                            name, NPT_TOKEN_LIMIT - 1);
+                            npt_show(name, shown), NPT_TOKEN_LIMIT - 1);
         NPT_TRY(npt_vocab_put(&t->vocab, name, strlen(name), (int32_t)id));
     }
     return NPT_OK;
@@ -112,15 +114,17 @@ out:
 /* Absent, null or empty: the only form supported. */
 static npt_status refuse_affix(const json_t *model, const char *key, const char *what)
 {
+    char shown[NPT_SHOW_BYTES];
     const char *affix;
     NPT_TRY(npt_json_string(model, key, what, "", &affix));
     if (affix[0] == '\0') return NPT_OK;
     return npt_fail(NPT_E_UNSUPPORTED, "%s: BPE with a %s (\"%s\") is not supported", what, key,
-                    affix);
+                    npt_show(affix, shown));
 }
 
 static npt_status load_options(npt_tokenizer *t, const json_t *model, const char *what)
 {
+    char shown[NPT_SHOW_BYTES];
     const char *unk;
     double dropout;
 
@@ -136,7 +140,7 @@ static npt_status load_options(npt_tokenizer *t, const json_t *model, const char
     t->unk = unk == NULL ? -1 : npt_vocab_get(&t->vocab, unk, strlen(unk));
     if (unk != NULL && t->unk < 0)
         return npt_fail(NPT_E_FORMAT, "%s: the unk_token \"%s\" is not in the vocabulary", what,
-                        unk);
+                        npt_show(unk, shown));
     return NPT_OK;
 }
 
@@ -154,6 +158,7 @@ static void fill_single_ids(npt_tokenizer *t)
 npt_status npt_bpe_load(npt_tokenizer *t, const json_t *root, const char *what)
 {
     const json_t *model = json_object_get(root, "model");
+    char shown[NPT_SHOW_BYTES];
     const char *type;
 
     if (!json_is_object(model)) return npt_fail(NPT_E_FORMAT, "%s: no object \"model\"", what);
@@ -162,7 +167,7 @@ npt_status npt_bpe_load(npt_tokenizer *t, const json_t *root, const char *what)
     if (type == NULL || strcmp(type, "BPE") != 0)
         return npt_fail(NPT_E_UNSUPPORTED,
                         "%s: the tokenizer model \"%s\" is not supported; npt knows BPE", what,
-                        type == NULL ? "(none)" : type);
+                        type == NULL ? "(none)" : npt_show(type, shown));
     NPT_TRY(load_vocab(t, model, what));
     NPT_TRY(load_options(t, model, what));
     NPT_TRY(load_merges(t, model, what));

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "files/files.h"
 #include "text/utf8.h"
 
 /* Patterns of tokenizer.json are written for Oniguruma (Ruby syntax) and run here by PCRE2. They are
@@ -82,10 +83,11 @@ typedef struct translation {
 
 static npt_status refuse(const translation *t, const char *construct)
 {
+    char shown[NPT_SHOW_BYTES];
     return npt_fail(NPT_E_UNSUPPORTED,
                     "%s: the regular expression \"%s\" uses %s (at byte %zu), which npt does not "
                     "support",
-                    t->what, t->source, construct, t->at);
+                    t->what, npt_show(t->source, shown), construct, t->at);
 }
 
 static npt_status put(translation *t, const char *text)
@@ -242,9 +244,10 @@ static npt_status compile(npt_pattern *pattern, const translation *t)
     pcre2_compile_context_free(context);
     if (pattern->code == NULL) {
         PCRE2_UCHAR why[128] = "";
+        char shown[NPT_SHOW_BYTES];
         pcre2_get_error_message(code, why, sizeof(why));
         return npt_fail(NPT_E_UNSUPPORTED, "%s: the regular expression \"%s\" does not compile: %s",
-                        t->what, t->source, (const char *)why);
+                        t->what, npt_show(t->source, shown), (const char *)why);
     }
     pcre2_jit_compile(pattern->code, PCRE2_JIT_COMPLETE); /* without it: slower, the same result */
     pattern->match = pcre2_match_data_create(1, NULL);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "files/files.h"
 #include "files/json.h"
 #include "text/utf8.h"
 
@@ -73,6 +74,7 @@ static npt_status load_split(npt_step *step, const json_t *json, const char *wha
 {
     static const char *const names[] = {"Isolated", "Removed", "MergedWithPrevious",
                                         "MergedWithNext", "Contiguous"};
+    char shown[NPT_SHOW_BYTES];
     const char *behavior;
     int i = 0;
 
@@ -82,7 +84,7 @@ static npt_status load_split(npt_step *step, const json_t *json, const char *wha
     while (i < 5 && strcmp(behavior, names[i]) != 0) i++;
     if (i == 5)
         return npt_fail(NPT_E_UNSUPPORTED, "%s: Split has the behavior \"%s\", which npt does not "
-                        "know", what, behavior);
+                        "know", what, npt_show(behavior, shown));
     step->behavior = (npt_behavior)i;
     return NPT_OK;
 }
@@ -99,6 +101,7 @@ static npt_status load_byte_level(npt_step *step, const json_t *json, const char
 static npt_status load_metaspace(npt_step *step, const json_t *json, const char *what)
 {
     static const char *const names[] = {"always", "first", "never"};
+    char shown[NPT_SHOW_BYTES];
     const char *scheme;
     bool prefix;
     size_t one = 0;
@@ -113,7 +116,7 @@ static npt_status load_metaspace(npt_step *step, const json_t *json, const char 
     while (i < 3 && strcmp(scheme, names[i]) != 0) i++;
     if (i == 3)
         return npt_fail(NPT_E_UNSUPPORTED, "%s: Metaspace has the prepend_scheme \"%s\", which npt "
-                        "does not know", what, scheme);
+                        "does not know", what, npt_show(scheme, shown));
     step->scheme = (npt_prepend_scheme)i;
     if (!prefix && step->scheme != NPT_PREPEND_NEVER)
         return npt_fail(NPT_E_FORMAT, "%s: Metaspace's add_prefix_space contradicts its "
@@ -171,6 +174,7 @@ static npt_status load_step(npt_steps *steps, const json_t *json, size_t stage, 
 {
     const char *type, *key = stages[stage].key;
     size_t i = 0, count = sizeof(known) / sizeof(known[0]);
+    char shown[NPT_SHOW_BYTES];
     npt_step *step;
 
     if (!json_is_object(json))
@@ -189,7 +193,7 @@ static npt_status load_step(npt_steps *steps, const json_t *json, size_t stage, 
         i++;
     if (i == count)
         return npt_fail(NPT_E_UNSUPPORTED, "%s: the %s \"%s\" is not one that npt supports", what,
-                        key, type);
+                        key, npt_show(type, shown));
     NPT_TRY(npt_grow(&steps->data, &steps->capacity, steps->count + 1, sizeof(*steps->data)));
     step = &steps->data[steps->count++];
     *step = (npt_step){.kind = known[i].kind};
