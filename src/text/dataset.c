@@ -53,7 +53,7 @@ out:
     return status;
 }
 
-/* ---- One row ------------------------------------------------------------------------------------- */
+/* ---- One row --------------------------------------------------------------------------------- */
 
 static bool is_blank(const char *text, size_t length)
 {
@@ -69,7 +69,8 @@ static npt_status read_ids(const json_t *list, npt_ids *ids)
     size_t at;
 
     if (!json_is_array(list)) return npt_fail(NPT_E_DATA, "\"input_ids\" is not a list");
-    json_array_foreach (list, at, item) {
+    json_array_foreach(list, at, item)
+    {
         json_int_t id = json_is_integer(item) ? json_integer_value(item) : -1;
         if (id < 0 || id > INT32_MAX)
             return npt_fail(NPT_E_DATA, "\"input_ids\"[%zu] is not an id", at);
@@ -92,7 +93,8 @@ static npt_status read_object(npt_dataset *d, const json_t *row, npt_ids *ids)
     const json_t *list = json_object_get(row, "input_ids"), *text = json_object_get(row, "text");
 
     if (list != NULL && !json_is_null(list)) return read_ids(list, ids);
-    if (json_is_string(text)) return encode(d, json_string_value(text), json_string_length(text), ids);
+    if (json_is_string(text))
+        return encode(d, json_string_value(text), json_string_length(text), ids);
     if (text != NULL) return npt_fail(NPT_E_DATA, "\"text\" is not a string");
     if (json_object_get(row, "messages") != NULL)
         return npt_fail(NPT_E_DATA, "it has \"messages\", to which npt applies no chat template; "
@@ -142,7 +144,7 @@ static npt_status bad_row(npt_dataset *d)
     return NPT_OK;
 }
 
-/* ---- Rows ------------------------------------------------------------------------------------------- */
+/* ---- Rows ------------------------------------------------------------------------------------ */
 
 static void close_reader(npt_dataset *d)
 {
@@ -287,7 +289,7 @@ void npt_dataset_close(npt_dataset *d)
     npt_free(d);
 }
 
-/* ---- Whole datasets ------------------------------------------------------------------------------------ */
+/* ---- Whole datasets -------------------------------------------------------------------------- */
 
 static void write_ids(const npt_ids *ids, FILE *out)
 {

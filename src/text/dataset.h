@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Rows of a dataset, read in file order, with a position that a checkpoint can keep.
  *
- * A dataset is a file, a directory (every data file directly in it: .jsonl .ndjson .json .txt .text;
- * names that start with a dot are passed over) or a glob pattern; files in the order of their names
- * as bytes. What a file is, its name says: .jsonl, .ndjson, .json hold one JSON object a line,
- * with "input_ids" (a list of ids), else "text"; anything else is plain text, one line a row (as
- * `datasets.load_dataset("text")` reads it). Each also with .gz or .zst behind, where the library
- * was found. Lines end with "\n" or "\r\n"; blank ones are passed over, as is a byte-order mark. A
- * line of more than 256 MiB is a bad row. */
+ * A dataset is a file, a directory (every data file directly in it: .jsonl .ndjson .json .txt
+ * .text; names that start with a dot are passed over) or a glob pattern; files in the order of
+ * their names as bytes. What a file is, its name says: .jsonl, .ndjson, .json hold one JSON object
+ * a line, with "input_ids" (a list of ids), else "text"; anything else is plain text, one line a
+ * row (as `datasets.load_dataset("text")` reads it). Each also with .gz or .zst behind, where the
+ * library was found. Lines end with "\n" or "\r\n"; blank ones are passed over, as is a byte-order
+ * mark. A line of more than 256 MiB is a bad row. */
 #ifndef NPT_TEXT_DATASET_H
 #define NPT_TEXT_DATASET_H
 
@@ -17,13 +17,13 @@
 typedef struct npt_dataset npt_dataset;
 
 typedef struct npt_dataset_options {
-    const char *path;          /* file, directory or glob */
-    npt_tokenizer *tokenizer;  /* may be NULL: then every row must have "input_ids" */
-    int64_t vocab_size;        /* ids outside 0 … vocab_size-1 make a bad row; 0 = no check */
-    int64_t max_length;        /* rows are cut to this many ids; 0 = not cut */
-    int64_t num_samples;       /* only this many rows; 0 = all */
+    const char *path;         /* file, directory or glob */
+    npt_tokenizer *tokenizer; /* may be NULL: then every row must have "input_ids" */
+    int64_t vocab_size;       /* ids outside 0 … vocab_size-1 make a bad row; 0 = no check */
+    int64_t max_length;       /* rows are cut to this many ids; 0 = not cut */
+    int64_t num_samples;      /* only this many rows; 0 = all */
     bool no_special_tokens;
-    bool strict;               /* a bad row ends the run (NPT_E_DATA) instead of being counted */
+    bool strict; /* a bad row ends the run (NPT_E_DATA) instead of being counted */
 } npt_dataset_options;
 
 /* Where the next row starts. Plain numbers, written into checkpoints. */
@@ -54,7 +54,8 @@ npt_status npt_dataset_count(npt_dataset *dataset, int64_t *rows);
 int64_t npt_dataset_bad_rows(const npt_dataset *dataset);
 void npt_dataset_close(npt_dataset *dataset);
 
-/* Writes {"input_ids":[…]} lines for each row from here to the end. NPT_E_IO where `out` refuses. */
+/* Writes {"input_ids":[…]} lines for each row from here to the end. NPT_E_IO where `out`
+ * refuses. */
 npt_status npt_dataset_tokenize(npt_dataset *dataset, FILE *out);
 
 /* The reverse: for each {"input_ids":[…]} line of `in`, its text and a newline; special tokens are

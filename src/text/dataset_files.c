@@ -45,10 +45,11 @@ static npt_status add(npt_files *files, const char *path)
     npt_file *file;
 
     if (ends_with_any(path, refused_suffixes, COUNT(refused_suffixes)))
-        return npt_fail(NPT_E_UNSUPPORTED,
-                        "%s: npt does not read this kind of file; write it as .jsonl (a \"text\" or "
-                        "\"input_ids\" in each line; .gz and .zst are fine)",
-                        path);
+        return npt_fail(
+            NPT_E_UNSUPPORTED,
+            "%s: npt does not read this kind of file; write it as .jsonl (a \"text\" or "
+            "\"input_ids\" in each line; .gz and .zst are fine)",
+            path);
     NPT_TRY(npt_grow(&files->data, &files->capacity, files->count + 1, sizeof(*files->data)));
     file = &files->data[files->count];
     file->path = npt_strdup(path);
@@ -64,15 +65,16 @@ static npt_status add_directory(npt_files *files, const char *path)
     npt_status status = NPT_OK;
     const struct dirent *entry;
 
-    if (directory == NULL)
-        return npt_fail(NPT_E_IO, "%s: cannot open: %s", path, strerror(errno));
+    if (directory == NULL) return npt_fail(NPT_E_IO, "%s: cannot open: %s", path, strerror(errno));
     while (status == NPT_OK && (entry = readdir(directory)) != NULL) {
         const char *name = entry->d_name;
         char *file;
         if (name[0] == '.') continue;
         if (!is_json(name) && !ends_with_any(name, text_suffixes, COUNT(text_suffixes))) continue;
         file = npt_path_join(path, name);
-        status = file == NULL ? NPT_E_NOMEM : npt_path_is_directory(file) ? NPT_OK : add(files, file);
+        status = file == NULL                  ? NPT_E_NOMEM
+                 : npt_path_is_directory(file) ? NPT_OK
+                                               : add(files, file);
         npt_free(file);
     }
     closedir(directory);
@@ -101,16 +103,22 @@ npt_status npt_files_find(npt_files *files, const char *path)
 {
     npt_status status;
 
-    if (npt_path_is_directory(path)) status = add_directory(files, path);
-    else if (npt_path_exists(path)) status = add(files, path);
-    else status = add_pattern(files, path);
+    if (npt_path_is_directory(path))
+        status = add_directory(files, path);
+    else if (npt_path_exists(path))
+        status = add(files, path);
+    else
+        status = add_pattern(files, path);
     if (status == NPT_OK && files->count == 0)
-        status = npt_fail(NPT_E_IO,
-                          "%s: no data file there (a file, a directory with .jsonl or .txt files, or "
-                          "a pattern like 'data/*.jsonl.gz')",
-                          path);
-    if (status == NPT_OK) qsort(files->data, files->count, sizeof(*files->data), by_path);
-    else npt_files_fini(files);
+        status =
+            npt_fail(NPT_E_IO,
+                     "%s: no data file there (a file, a directory with .jsonl or .txt files, or "
+                     "a pattern like 'data/*.jsonl.gz')",
+                     path);
+    if (status == NPT_OK)
+        qsort(files->data, files->count, sizeof(*files->data), by_path);
+    else
+        npt_files_fini(files);
     return status;
 }
 

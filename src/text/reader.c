@@ -257,9 +257,8 @@ static void consume(npt_reader *r, size_t bytes)
 static npt_status pass_line(npt_reader *r)
 {
     for (;;) {
-        const char *end = r->begin < r->end
-                              ? memchr(r->window + r->begin, '\n', r->end - r->begin)
-                              : NULL;
+        const char *end =
+            r->begin < r->end ? memchr(r->window + r->begin, '\n', r->end - r->begin) : NULL;
         if (end != NULL) {
             consume(r, (size_t)(end - r->window) - r->begin + 1);
             return NPT_OK;
@@ -366,8 +365,11 @@ bool npt_name_ends(const char *name, size_t length, const char *suffix)
 
 bool npt_name_compressed(const char *name, size_t *length)
 {
-    if (npt_name_ends(name, *length, ".gz")) *length -= 3;
-    else if (npt_name_ends(name, *length, ".zst")) *length -= 4;
-    else return false;
+    if (npt_name_ends(name, *length, ".gz"))
+        *length -= 3;
+    else if (npt_name_ends(name, *length, ".zst"))
+        *length -= 4;
+    else
+        return false;
     return true;
 }

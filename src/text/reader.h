@@ -23,7 +23,8 @@ npt_status npt_reader_attach(npt_reader **reader, FILE *file, const char *name, 
 npt_status npt_reader_line(npt_reader *reader, npt_line *line);
 /* Plain bytes before the next line. */
 int64_t npt_reader_tell(const npt_reader *reader);
-/* Goes `bytes` forward from the start of a reader not yet used; NPT_E_DATA where there are fewer. */
+/* Goes `bytes` forward from the start of a reader not yet used; NPT_E_DATA where there are fewer.
+ */
 npt_status npt_reader_skip(npt_reader *reader, int64_t bytes);
 void npt_reader_close(npt_reader *reader);
 

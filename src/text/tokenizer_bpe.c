@@ -16,7 +16,8 @@
  * stale when the pair now at its position does not merge to the id that it stood for; it is
  * skipped. That test is by id, not by rank, as in Hugging Face tokenizers. O(n log n). */
 
-/* ---- Loading ------------------------------------------------------------------------------------ */
+/* ---- Loading ------------------------------------------------------------------------------------
+ */
 
 static npt_status load_vocab(npt_tokenizer *t, const json_t *model, const char *what)
 {
@@ -26,7 +27,8 @@ static npt_status load_vocab(npt_tokenizer *t, const json_t *model, const char *
 
     if (!json_is_object(vocab))
         return npt_fail(NPT_E_FORMAT, "%s: \"model\" has no object \"vocab\"", what);
-    json_object_foreach (vocab, name, value) {
+    json_object_foreach(vocab, name, value)
+    {
         json_int_t id = json_is_integer(value) ? json_integer_value(value) : -1;
         if (id < 0 || id >= NPT_TOKEN_LIMIT)
             return npt_fail(NPT_E_FORMAT,
@@ -91,16 +93,17 @@ static npt_status load_merges(npt_tokenizer *t, const json_t *model, const char 
     t->merged = npt_alloc(count + 1, sizeof(*t->merged));
     if (t->merged == NULL) return NPT_E_NOMEM;
     status = NPT_OK;
-    json_array_foreach (list, at, item) {
+    json_array_foreach(list, at, item)
+    {
         npt_merge merge = {.rank = rank};
         bool found;
         const char *text = json_string_value(item);
         if (text != NULL && strncmp(text, "#version", 8) == 0) continue;
         NPT_TRY_GOTO(status, out, load_merge(t, item, &join, &merge, &found));
         if (!found) {
-            status = npt_fail(NPT_E_FORMAT,
-                              "%s: merge %zu is not two tokens whose join is in the vocabulary, too",
-                              what, at);
+            status = npt_fail(
+                NPT_E_FORMAT,
+                "%s: merge %zu is not two tokens whose join is in the vocabulary, too", what, at);
             goto out;
         }
         npt_merges_put(&t->merges, merge);
@@ -176,7 +179,8 @@ npt_status npt_bpe_load(npt_tokenizer *t, const json_t *root, const char *what)
     return t->cache == NULL ? NPT_E_NOMEM : NPT_OK;
 }
 
-/* ---- Symbols ------------------------------------------------------------------------------------ */
+/* ---- Symbols ------------------------------------------------------------------------------------
+ */
 
 static npt_status push_symbol(npt_tokenizer *t, int32_t id)
 {
@@ -210,7 +214,8 @@ static npt_status push_characters(npt_tokenizer *t, const char *word, size_t len
     for (size_t at = 0; at < length;) {
         size_t begin = at;
         uint32_t c = npt_utf8_next(word, &at);
-        int32_t id = c < 0x200 ? t->char_ids[c] : npt_vocab_get(&t->vocab, word + begin, at - begin);
+        int32_t id =
+            c < 0x200 ? t->char_ids[c] : npt_vocab_get(&t->vocab, word + begin, at - begin);
         if (id >= 0) {
             if (unknown) NPT_TRY(push_symbol(t, t->unk));
             unknown = false;
@@ -225,7 +230,7 @@ static npt_status push_characters(npt_tokenizer *t, const char *word, size_t len
     return unknown ? push_symbol(t, t->unk) : NPT_OK;
 }
 
-/* ---- Heap of rank << 32 | position, smallest first -------------------------------------------------- */
+/* ---- Heap of rank << 32 | position, smallest first ------------------------------------------- */
 
 static npt_status heap_push(npt_tokenizer *t, uint64_t entry)
 {
@@ -305,7 +310,7 @@ static npt_status merge_all(npt_tokenizer *t)
     return NPT_OK;
 }
 
-/* ---- Words --------------------------------------------------------------------------------------- */
+/* ---- Words ----------------------------------------------------------------------------------- */
 
 static npt_status encode_word(npt_tokenizer *t, const char *word, size_t length, npt_ids *ids)
 {

@@ -12,8 +12,8 @@
 #include "files/files.h"
 #include "text/utf8.h"
 
-/* Patterns of tokenizer.json are written for Oniguruma (Ruby syntax) and run here by PCRE2. They are
- * translated, not passed on: classes whose members differ (\s \d \w) are spelt out, `^` and `$`
+/* Patterns of tokenizer.json are written for Oniguruma (Ruby syntax) and run here by PCRE2. They
+ * are translated, not passed on: classes whose members differ (\s \d \w) are spelt out, `^` and `$`
  * are those of lines, and a construct that both accept with different meanings is refused. What
  * is left means the same in both. A text is valid UTF-8 before it comes here. */
 
@@ -131,7 +131,8 @@ static npt_status translate_escape(translation *t)
     for (size_t i = 0; i < sizeof(escapes) / sizeof(escapes[0]); i++) {
         const char *text = t->in_class ? escapes[i].inside : escapes[i].outside;
         if (escapes[i].letter != c || text == NULL) continue;
-        if ((c == 'p' || c == 'P') && t->source[t->at + 1] != '{') return refuse(t, "\\p without {");
+        if ((c == 'p' || c == 'P') && t->source[t->at + 1] != '{')
+            return refuse(t, "\\p without {");
         t->at++;
         NPT_TRY(put(t, text));
         while ((c == 'p' || c == 'P') && t->source[t->at] != '\0') {
@@ -239,8 +240,8 @@ static npt_status compile(npt_pattern *pattern, const translation *t)
 
     if (context == NULL) return npt_fail(NPT_E_NOMEM, "%s: no memory for a pattern", t->what);
     pcre2_set_newline(context, PCRE2_NEWLINE_LF);
-    pattern->code = pcre2_compile((PCRE2_SPTR)t->out.data, t->out.count, options, &code, &offset,
-                                  context);
+    pattern->code =
+        pcre2_compile((PCRE2_SPTR)t->out.data, t->out.count, options, &code, &offset, context);
     pcre2_compile_context_free(context);
     if (pattern->code == NULL) {
         PCRE2_UCHAR why[128] = "";
@@ -325,8 +326,7 @@ static npt_status find(npt_pattern *p, const char *text, size_t length, size_t f
         code = pcre2_match(p->code, subject, length, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
                            p->match, p->context);
     *found = code >= 0;
-    if (code == PCRE2_ERROR_NOMEMORY)
-        return npt_fail(NPT_E_NOMEM, "no memory to match a pattern");
+    if (code == PCRE2_ERROR_NOMEMORY) return npt_fail(NPT_E_NOMEM, "no memory to match a pattern");
     if (code < 0 && code != PCRE2_ERROR_NOMATCH) {
         pcre2_get_error_message(code, why, sizeof(why));
         return npt_fail(NPT_E_DATA, "the tokenizer's pattern gives up on this text: %s",

@@ -80,7 +80,8 @@ static char *rows_of(npt_dataset *dataset)
     for (;;) {
         if (npt_dataset_next(dataset, &ids, &end) != NPT_OK) fail_msg("%s", npt_error_message());
         if (end) break;
-        for (size_t i = 0; i < ids.count; i++) fprintf(out, i == 0 ? "%d" : " %d", (int)ids.data[i]);
+        for (size_t i = 0; i < ids.count; i++)
+            fprintf(out, i == 0 ? "%d" : " %d", (int)ids.data[i]);
         fputc('|', out);
     }
     assert_int_equal(ids.count, 0);
@@ -101,12 +102,13 @@ static char *encoded(const char *text, bool special)
     npt_ids ids = {0};
     char *out = calloc(1, 16 * strlen(text) + 64), *at = out;
     assert_int_equal(npt_tokenizer_encode(tokenizer, text, strlen(text), special, &ids), NPT_OK);
-    for (size_t i = 0; i < ids.count; i++) at += sprintf(at, i == 0 ? "%d" : " %d", (int)ids.data[i]);
+    for (size_t i = 0; i < ids.count; i++)
+        at += sprintf(at, i == 0 ? "%d" : " %d", (int)ids.data[i]);
     npt_ids_fini(&ids);
     return out;
 }
 
-/* ---- Rows -------------------------------------------------------------------------------------------- */
+/* ---- Rows ------------------------------------------------------------------------------------ */
 
 static void json_rows(void **state)
 {
@@ -114,8 +116,10 @@ static void json_rows(void **state)
     char *a = encoded("the sun", true), *b = encoded("a\"b\n\xC3\xA9", true), expected[512];
 
     (void)state;
-    write_text("a.jsonl", "\xEF\xBB\xBF{\"text\": \"the sun\"}\r\n\n  \n{\"input_ids\":[1,2,3],\"text\":\"no\"}\n"
-                          "{\"text\":\"a\\\"b\\n\\u00e9\",\"other\":[{}]}\n{\"input_ids\":[7]}");
+    write_text(
+        "a.jsonl",
+        "\xEF\xBB\xBF{\"text\": \"the sun\"}\r\n\n  \n{\"input_ids\":[1,2,3],\"text\":\"no\"}\n"
+        "{\"text\":\"a\\\"b\\n\\u00e9\",\"other\":[{}]}\n{\"input_ids\":[7]}");
     dataset = open_plain(path_of("a.jsonl"));
     snprintf(expected, sizeof(expected), "%s|1 2 3|%s|7|", a, b);
     check_rows(dataset, expected);
@@ -178,23 +182,22 @@ static void limits(void **state)
     npt_dataset_close(dataset);
 }
 
-static const char bad_lines[] =
-    "{\"input_ids\":[1]}\n"
-    "{\"input_ids\":[]}\n"
-    "{\"input_ids\":[1,-1]}\n"
-    "{\"input_ids\":[1,2147483648]}\n"
-    "{\"input_ids\":[1.0]}\n"
-    "{\"input_ids\":5}\n"
-    "{\"input_ids\":[1]\n"
-    "[1,2]\n"
-    "{}\n"
-    "{\"text\":7}\n"
-    "{\"text\":\"\xFF\"}\n"
-    "{\"messages\":[]}\n"
-    "not json\n"
-    "{\"input_ids\":[500000]}\n"
-    "{\"input_ids\":null,\"text\":null}\n"
-    "{\"input_ids\":[2]}\n";
+static const char bad_lines[] = "{\"input_ids\":[1]}\n"
+                                "{\"input_ids\":[]}\n"
+                                "{\"input_ids\":[1,-1]}\n"
+                                "{\"input_ids\":[1,2147483648]}\n"
+                                "{\"input_ids\":[1.0]}\n"
+                                "{\"input_ids\":5}\n"
+                                "{\"input_ids\":[1]\n"
+                                "[1,2]\n"
+                                "{}\n"
+                                "{\"text\":7}\n"
+                                "{\"text\":\"\xFF\"}\n"
+                                "{\"messages\":[]}\n"
+                                "not json\n"
+                                "{\"input_ids\":[500000]}\n"
+                                "{\"input_ids\":null,\"text\":null}\n"
+                                "{\"input_ids\":[2]}\n";
 
 static void bad_rows(void **state)
 {
@@ -228,7 +231,10 @@ static void bad_rows(void **state)
     npt_dataset_close(dataset);
 
     npt_log_set(count_lines, NULL);
-    write_bytes("bad.txt", "good\nba\xC0\x80" "d\n", 11);
+    write_bytes("bad.txt",
+                "good\nba\xC0\x80"
+                "d\n",
+                11);
     dataset = open_plain(path_of("bad.txt"));
     free(rows_of(dataset));
     assert_int_equal(npt_dataset_bad_rows(dataset), 1);
@@ -252,7 +258,7 @@ static void without_tokenizer(void **state)
     npt_dataset_close(dataset);
 }
 
-/* ---- Files -------------------------------------------------------------------------------------------- */
+/* ---- Files ----------------------------------------------------------------------------------- */
 
 static void many_files(void **state)
 {
@@ -480,7 +486,7 @@ static void long_lines(void **state)
     free(text);
 }
 
-/* ---- Whole datasets -------------------------------------------------------------------------------------- */
+/* ---- Whole datasets -------------------------------------------------------------------------- */
 
 static void round_trip(void **state)
 {
