@@ -13,7 +13,7 @@ AM_TESTS_ENVIRONMENT = \
   NPT_SRCDIR='$(abs_top_srcdir)'; export NPT_SRCDIR; \
   NPT_BUILDDIR='$(abs_top_builddir)'; export NPT_BUILDDIR;
 LDADD = libnptcore.la $(CMOCKA_LIBS)
-EXTRA_DIST += tests/npt_test.h
+EXTRA_DIST += tests/npt_test.h tests/golden
 
 include $(top_srcdir)/tests/base.mk
 include $(top_srcdir)/tests/files.mk

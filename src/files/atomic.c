@@ -78,19 +78,15 @@ npt_status npt_atomic_write(npt_atomic_file *file, const void *data, size_t byte
     return NPT_OK;
 }
 
-static npt_status sync_parent(const char *path)
+/* The directory that holds `path`; NULL without memory. */
+static char *parent_of(const char *path)
 {
     const char *slash = strrchr(path, '/');
-    if (slash == NULL) return npt_sync_directory(".");
-    if (slash == path) return npt_sync_directory("/");
-    char *parent = npt_strndup(path, (size_t)(slash - path));
-    if (parent == NULL) return NPT_E_NOMEM;
-    npt_status status = npt_sync_directory(parent);
-    npt_free(parent);
-    return status;
+    if (slash == NULL) return npt_strdup(".");
+    return npt_strndup(path, slash == path ? 1 : (size_t)(slash - path));
 }
 
-npt_status npt_atomic_commit(npt_atomic_file *file)
+static npt_status finish(npt_atomic_file *file)
 {
     int failed = fsync(file->fd);
     int error = errno;
@@ -106,7 +102,18 @@ npt_status npt_atomic_commit(npt_atomic_file *file)
     if (failed) return npt_fail(NPT_E_IO, "cannot write '%s': %s", file->path, strerror(error));
     npt_free(file->temporary);
     file->temporary = NULL;
-    return sync_parent(file->path);
+    return NPT_OK;
+}
+
+npt_status npt_atomic_commit(npt_atomic_file *file)
+{
+    /* Before the rename: after it there must be no failure that leaves a doubt. */
+    char *parent = parent_of(file->path);
+    if (parent == NULL) return NPT_E_NOMEM;
+    npt_status status = finish(file);
+    if (status == NPT_OK) status = npt_sync_directory(parent);
+    npt_free(parent);
+    return status;
 }
 
 void npt_atomic_abandon(npt_atomic_file *file)

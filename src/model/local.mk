@@ -1,1 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
+libnptcore_la_SOURCES += \
+  src/model/adapter.c \
+  src/model/adapter.h \
+  src/model/adapter_lowrank.c \
+  src/model/batch.h \
+  src/model/block.c \
+  src/model/block.h \
+  src/model/config.c \
+  src/model/config.h \
+  src/model/model.c \
+  src/model/model.h

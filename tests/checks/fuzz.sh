@@ -20,8 +20,13 @@ if [ ! -f Makefile ]; then
 fi
 make -s libnptcore.la
 
-[ $# -gt 0 ] || set -- $(cd "$src/tests/fuzz" && ls fuzz_*.c 2>/dev/null | sed 's/^fuzz_//; s/\.c$//')
-[ $# -gt 0 ] || { echo "no tests/fuzz/fuzz_*.c" >&2; exit 1; }
+if [ $# = 0 ]; then
+    for file in "$src"/tests/fuzz/fuzz_*.c; do
+        [ -f "$file" ] || { echo "no tests/fuzz/fuzz_*.c" >&2; exit 1; }
+        file=${file##*/fuzz_}
+        set -- "$@" "${file%.c}"
+    done
+fi
 failed=
 for name do
     ./libtool --quiet --tag=CC --mode=link "$clang" -g -O1 "-fsanitize=fuzzer,$checks" \

@@ -12,7 +12,7 @@ found=0 bad=0
 for archive do
     [ -f "$archive" ] || continue
     found=$((found + 1))
-    "$nm" -g --defined-only "$archive" | awk -v archive="${archive##*/}" '
+    $nm -g --defined-only "$archive" | awk -v archive="${archive##*/}" '
         function finish() {
             if (object == "") return
             if (count != 1) {

@@ -11,7 +11,7 @@ work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 bad=0
 
-"$nm" -D --defined-only "$shared" | awk '{ print $NF }' | sort -u >"$work/exported" || exit 1
+$nm -D --defined-only "$shared" | awk '{ print $NF }' | sort -u >"$work/exported" || exit 1
 grep -v -e '^#' -e '^$' "$src/tests/abi/npt.sym" | sort -u >"$work/listed" || exit 1
 comm -13 "$work/listed" "$work/exported" | sed 's/^/exported, but not in tests\/abi\/npt.sym: /' \
     >"$work/report"
@@ -22,7 +22,7 @@ if [ -s "$work/report" ]; then
     bad=1
 fi
 if [ -f "$static" ]; then
-    "$nm" -g --defined-only "$static" | awk 'NF == 3 && $3 !~ /^npt_/ { print $3 }' | sort -u \
+    $nm -g --defined-only "$static" | awk 'NF == 3 && $3 !~ /^npt_/ { print $3 }' | sort -u \
         >"$work/foreign"
     if [ -s "$work/foreign" ]; then
         sed 's/^/global name without npt_ in libnpt.a: /' "$work/foreign"
