@@ -20,7 +20,7 @@ enum {
     CHUNK_PANELS = 8,   /* the same as rows: panels */
     TASKS_WANTED = 16,  /* smaller chunks where there would be fewer tasks */
     DOT_CHUNK = 64,     /* W rows of a task on the route for few tokens */
-    MAX_AHEAD = 2048,   /* lines asked for before they are packed */
+    MAX_AHEAD = 4096,   /* lines asked for before they are packed */
     SMALL_DEPTH = 64    /* below, turning C costs more than turning an operand */
 };
 

@@ -16,7 +16,7 @@
 enum {
     NPT_NATIVE_DEPTH = 256,   /* k of one packed block */
     NPT_NATIVE_MAX_LANES = 16,
-    NPT_NATIVE_CHUNK = 128,   /* most lanes packed at once */
+    NPT_NATIVE_CHUNK = 256,   /* most lanes packed at once */
     NPT_NATIVE_DOT_ROWS = 4,  /* rows of W that the small-m route takes at once */
     NPT_NATIVE_DOT_TOKENS = 8 /* most rows of A it takes */
 };

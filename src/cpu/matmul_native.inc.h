@@ -209,8 +209,9 @@ INLINE void tile_step(const int rows, const int vectors, const float *row, const
 INLINE void tile_of(const int rows, const int vectors, const npt_native_tile *tile)
 {
     const int width = vectors * LANES;
-    const int64_t ahead = at_most(tile->line_count, tile->depth);
+    const int64_t every = tile->line_count > 0 ? tile->depth / tile->line_count : 0;
     const float *row = tile->row, *lane = tile->lane;
+    int64_t k = 0;
     vf sum[MAX_ROWS][2];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
@@ -218,13 +219,13 @@ INLINE void tile_of(const int rows, const int vectors, const npt_native_tile *ti
         for (int v = 0; v < vectors; v++)
             sum[r][v] = tile->add ? v_load(tile->sums + r * width + v * LANES) : v_zero();
 #pragma GCC unroll 1
-    for (int64_t k = 0; k < ahead; k++) {
-        __builtin_prefetch(tile->lines[k], 0, 2);
-        tile_step(rows, vectors, row + k, lane + k * width, sum);
+    for (int64_t l = 0; l < tile->line_count; l++) {
+        __builtin_prefetch(tile->lines[l], 0, 2);
+        for (const int64_t end = k + every; k < end; k++)
+            tile_step(rows, vectors, row + k, lane + k * width, sum);
     }
 #pragma GCC unroll 1
-    for (int64_t k = ahead; k < tile->depth; k++)
-        tile_step(rows, vectors, row + k, lane + k * width, sum);
+    for (; k < tile->depth; k++) tile_step(rows, vectors, row + k, lane + k * width, sum);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
