@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
 check_PROGRAMS += tests/unit/test_safetensors.test
-tests_unit_test_safetensors_test_SOURCES = tests/unit/test_safetensors.c tests/unit/temp_dir.h tests/npt_test.h
+tests_unit_test_safetensors_test_SOURCES = tests/unit/test_safetensors.c tests/unit/st_file.h \
+  tests/unit/temp_dir.h tests/npt_test.h
 tests_unit_test_safetensors_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
+check_PROGRAMS += tests/unit/test_st_abuse.test
+tests_unit_test_st_abuse_test_SOURCES = tests/unit/test_st_abuse.c tests/unit/st_file.h \
+  tests/unit/temp_dir.h tests/npt_test.h
+tests_unit_test_st_abuse_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
 check_PROGRAMS += tests/unit/test_st_writer.test
 tests_unit_test_st_writer_test_SOURCES = tests/unit/test_st_writer.c tests/unit/temp_dir.h tests/npt_test.h
 tests_unit_test_st_writer_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests

@@ -68,4 +68,7 @@ typedef struct npt_native_ops {
 void npt_matmul_fill_avx2(npt_native_ops *ops);
 void npt_matmul_fill_avx512(npt_native_ops *ops);
 
+/* The best that is compiled in and `cpu` has; its level must be AVX2 at least. */
+void npt_matmul_native_ops(const npt_cpu *cpu, npt_native_ops *ops);
+
 #endif

@@ -51,10 +51,6 @@ static void widen_nf4(const npt_native_operand *src, int64_t index, int64_t coun
         const vtable table = v_table(src->levels, src->absmax[block]);
         for (; i + LANES <= end; i += LANES)
             v_store(dst + i, v_from_nf4(packed + (index + i) / 2, table));
-        if (i < end && end < count) {
-            widen_nf4_any(src, index + i, end - i, dst + i);
-            i = end;
-        }
     }
     widen_nf4_any(src, index + i, count - i, dst + i);
 }

@@ -15,7 +15,7 @@
  * commit become parts of a path here, so neither may hold anything but what it should. */
 
 #define COMMIT_DIGITS 40
-#define NAME_LIMIT 96 /* the Hub's own limit for each of its two parts */
+#define NAME_LIMIT    96 /* the Hub's own limit for each of its two parts */
 
 /* Where the cache may be: an environment variable, and what follows its value. */
 static const struct {

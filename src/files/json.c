@@ -15,7 +15,7 @@
 
 /* tokenizer.json is the largest JSON there is in practice (tens of MB, up to 2 M values). */
 #define MAX_FILE_BYTES ((size_t)256 << 20)
-#define MAX_VALUES ((size_t)4 << 20)
+#define MAX_VALUES     ((size_t)4 << 20)
 
 /* Commas and opening brackets outside strings: at least as many as there are values, less one. */
 static size_t count_values(const char *text, size_t bytes)
@@ -48,8 +48,9 @@ npt_status npt_json_parse(const char *text, size_t bytes, size_t flags, const ch
                           json_t **root)
 {
     if (count_values(text, bytes) > MAX_VALUES)
-        return npt_fail(NPT_E_FORMAT, "%s: more than %zu JSON values; no file npt reads has that many",
-                        what, MAX_VALUES);
+        return npt_fail(NPT_E_FORMAT,
+                        "%s: more than %zu JSON values; no file npt reads has that many", what,
+                        MAX_VALUES);
     json_error_t error;
     json_t *parsed = json_loadb(text, bytes, flags, &error);
     if (parsed == NULL) {
@@ -87,8 +88,7 @@ npt_status npt_json_int(const json_t *object, const char *key, const char *what,
     } else {
         /* 4096.0, and every integer of a file read with JSON_DECODE_INT_AS_REAL */
         double real = json_real_value(found);
-        if (!json_is_real(found) || real != floor(real))
-            return wrong_type(what, key, "an integer");
+        if (!json_is_real(found) || real != floor(real)) return wrong_type(what, key, "an integer");
         result = real >= 0x1p63 ? INT64_MAX : real < -0x1p63 ? INT64_MIN : (int64_t)real;
     }
     if (result < low || result > high) {

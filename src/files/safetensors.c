@@ -199,8 +199,9 @@ static npt_status check_file_name(const char *tensor, const json_t *value)
         ends_with(name, ".safetensors"))
         return NPT_OK;
     char shown[NPT_SHOW_BYTES], shown_file[NPT_SHOW_BYTES];
-    return npt_fail(NPT_E_FORMAT, "tensor '%s' is said to be in '%s', which is not the name of a "
-                                  ".safetensors file in the same directory",
+    return npt_fail(NPT_E_FORMAT,
+                    "tensor '%s' is said to be in '%s', which is not the name of a "
+                    ".safetensors file in the same directory",
                     npt_show(tensor, shown), npt_show(name == NULL ? "" : name, shown_file));
 }
 
@@ -309,21 +310,28 @@ static npt_status refuse_pickle(const char *path)
                     path, name == NULL ? path : name + 1);
 }
 
-/* What to say about a directory without safetensors. */
+static bool holds_pickles(DIR *directory)
+{
+    for (struct dirent *entry; (entry = readdir(directory)) != NULL;)
+        if (is_pickle(entry->d_name)) return true;
+    return false;
+}
+
+/* What to say about a directory without safetensors. Its pickles may be shards, which only
+ * Transformers can put together. */
 static npt_status refuse_directory(const char *path)
 {
     DIR *directory = opendir(path);
-    if (directory == NULL)
-        return npt_fail(NPT_E_IO, "cannot open '%s': %s", path, strerror(errno));
-    npt_status status = NPT_OK;
-    for (struct dirent *entry; status == NPT_OK && (entry = readdir(directory)) != NULL;) {
-        if (!is_pickle(entry->d_name)) continue;
-        char *pickle = npt_path_join(path, entry->d_name);
-        status = pickle == NULL ? NPT_E_NOMEM : refuse_pickle(pickle);
-        npt_free(pickle);
-    }
+    if (directory == NULL) return npt_fail(NPT_E_IO, "cannot open '%s': %s", path, strerror(errno));
+    bool pickles = holds_pickles(directory);
     closedir(directory);
-    if (status != NPT_OK) return status;
+    if (pickles)
+        return npt_fail(NPT_E_UNSUPPORTED,
+                        "%s has its weights as pickles, which can run code when they are loaded; "
+                        "npt reads safetensors. To convert them: python3 -c \"from transformers "
+                        "import AutoModelForCausalLM as M; M.from_pretrained('%s', "
+                        "torch_dtype='auto').save_pretrained('%s')\"",
+                        path, path, path);
     return npt_fail(NPT_E_IO,
                     "'%s' holds neither model.safetensors.index.json nor model.safetensors", path);
 }

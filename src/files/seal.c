@@ -26,8 +26,8 @@
 
 static const char MANIFEST[] = "MANIFEST";
 #define MANIFEST_LIMIT ((size_t)16 << 20)
-#define HASH_STEP ((size_t)1 << 20)
-#define HASH_BYTES 17 /* 16 hex digits and the end */
+#define HASH_STEP      ((size_t)1 << 20)
+#define HASH_BYTES     17 /* 16 hex digits and the end */
 
 /* ---- Names in a directory ---- */
 
@@ -67,8 +67,7 @@ static int by_string(const void *a, const void *b)
 static npt_status list_directory(const char *path, const char *prefix, name_list *list)
 {
     DIR *directory = opendir(path);
-    if (directory == NULL)
-        return npt_fail(NPT_E_IO, "cannot open '%s': %s", path, strerror(errno));
+    if (directory == NULL) return npt_fail(NPT_E_IO, "cannot open '%s': %s", path, strerror(errno));
     npt_status status = NPT_OK;
     for (struct dirent *entry; status == NPT_OK && (entry = readdir(directory)) != NULL;) {
         const char *name = entry->d_name;
@@ -98,8 +97,7 @@ static npt_status measure(const char *path, uint64_t *bytes, char hash[HASH_BYTE
     npt_status status = NPT_OK;
     *bytes = (uint64_t)info.st_size;
     strcpy(hash, "-");
-    if (!S_ISREG(info.st_mode))
-        status = npt_fail(NPT_E_FORMAT, "'%s' is not a regular file", path);
+    if (!S_ISREG(info.st_mode)) status = npt_fail(NPT_E_FORMAT, "'%s' is not a regular file", path);
 #ifdef HAVE_XXHASH
     char *piece = npt_alloc(HASH_STEP, 1);
     XXH3_state_t *state = XXH3_createState();
@@ -182,8 +180,8 @@ static npt_status check_line(const char *directory, char *line)
                           path, bytes, size);
     if (status == NPT_OK && strcmp(line, "-") != 0 && strcmp(hash, "-") != 0 &&
         strcmp(line, hash) != 0)
-        status = npt_fail(NPT_E_FORMAT, "'%s' is damaged: its bytes are not those it was saved with",
-                          path);
+        status = npt_fail(NPT_E_FORMAT,
+                          "'%s' is damaged: its bytes are not those it was saved with", path);
     npt_free(path);
     return status;
 }

@@ -21,11 +21,11 @@ static const struct {
     npt_dtype dtype;
     unsigned bytes;
 } DTYPES[] = {
-    {"U64", NPT_U64, 8},          {"I64", NPT_I64, 8},          {"F64", NPT_F64, 8},
-    {"C64", NPT_C64, 8},          {"F32", NPT_F32, 4},          {"U32", NPT_U32, 4},
-    {"I32", NPT_I32, 4},          {"BF16", NPT_BF16, 2},        {"F16", NPT_F16, 2},
-    {"U16", NPT_U16, 2},          {"I16", NPT_I16, 2},          {"F8_E4M3", NPT_F8_E4M3, 1},
-    {"F8_E5M2", NPT_F8_E5M2, 1},  {"I8", NPT_I8, 1},            {"U8", NPT_U8, 1},
+    {"U64", NPT_U64, 8},         {"I64", NPT_I64, 8},   {"F64", NPT_F64, 8},
+    {"C64", NPT_C64, 8},         {"F32", NPT_F32, 4},   {"U32", NPT_U32, 4},
+    {"I32", NPT_I32, 4},         {"BF16", NPT_BF16, 2}, {"F16", NPT_F16, 2},
+    {"U16", NPT_U16, 2},         {"I16", NPT_I16, 2},   {"F8_E4M3", NPT_F8_E4M3, 1},
+    {"F8_E5M2", NPT_F8_E5M2, 1}, {"I8", NPT_I8, 1},     {"U8", NPT_U8, 1},
     {"BOOL", NPT_BOOL, 1},
 };
 #define DTYPE_COUNT (sizeof DTYPES / sizeof DTYPES[0])
@@ -149,7 +149,8 @@ static npt_status parse_offsets(const json_t *entry, npt_st_tensor *tensor, uint
     int64_t begin = json_integer_value(first);
     int64_t end = json_integer_value(last);
     if (begin < 0 || end < begin) return bad_tensor(tensor->name, "ends before it begins");
-    if ((uint64_t)end > data_bytes) return bad_tensor(tensor->name, "goes past the end of the file");
+    if ((uint64_t)end > data_bytes)
+        return bad_tensor(tensor->name, "goes past the end of the file");
     tensor->begin = (uint64_t)begin;
     tensor->bytes = (uint64_t)(end - begin);
     return NPT_OK;
@@ -181,7 +182,8 @@ static npt_status parse_metadata(json_t *metadata, npt_st_header *header)
     {
         char shown[NPT_SHOW_BYTES];
         if (!json_is_string(value))
-            return npt_fail(NPT_E_FORMAT, "__metadata__ '%s' is not a string", npt_show(key, shown));
+            return npt_fail(NPT_E_FORMAT, "__metadata__ '%s' is not a string",
+                            npt_show(key, shown));
     }
     header->metadata = json_incref(metadata);
     return NPT_OK;

@@ -98,8 +98,12 @@ npt_status npt_st_writer_add(npt_st_writer *writer, const char *name, npt_dtype 
     NPT_ASSERT(data != NULL || produce != NULL || bytes == 0);
     NPT_TRY(grow(writer));
     entry *added = &writer->entries[writer->count];
-    *added = (entry){.dtype = dtype, .rank = rank, .bytes = bytes, .data = data,
-                     .produce = produce, .context = context};
+    *added = (entry){.dtype = dtype,
+                     .rank = rank,
+                     .bytes = bytes,
+                     .data = data,
+                     .produce = produce,
+                     .context = context};
     if (rank > 0) memcpy(added->shape, shape, (size_t)rank * sizeof *shape);
     added->name = npt_strdup(name);
     if (added->name == NULL) return NPT_E_NOMEM;
@@ -120,7 +124,7 @@ static int set_metadata(json_t *root, json_t *metadata)
     if (json_object_size(metadata) == 0) return 0;
     char *text = json_dumps(metadata, JSON_SORT_KEYS | JSON_COMPACT);
     json_t *sorted = text == NULL ? NULL : json_loads(text, JSON_ALLOW_NUL, NULL);
-    free(text); /* jansson's own malloc */
+    free(text);                                         /* jansson's own malloc */
     return json_object_set_new(root, METADATA, sorted); /* takes NULL as a failure */
 }
 

@@ -5,8 +5,8 @@
 
 #include "npt_test.h"
 
-/* Runs a fuzz target over the files of its corpus (NPT_CORPUS, a folder of the source tree), so that
- * what a fuzzer once found stays found without one. */
+/* Runs a fuzz target over the files of its corpus (NPT_CORPUS, a folder of the source tree), so
+ * that what a fuzzer once found stays found without one. */
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 
@@ -19,7 +19,8 @@ static void run_file(const char *directory, const char *name)
     assert_int_equal(fseek(file, 0, SEEK_END), 0);
     size_t bytes = (size_t)ftell(file);
     rewind(file);
-    uint8_t *data = malloc(bytes > 0 ? bytes : 1); /* no spare byte: the address sanitizer sees more */
+    uint8_t *data =
+        malloc(bytes > 0 ? bytes : 1); /* no spare byte: the address sanitizer sees more */
     assert_non_null(data);
     assert_int_equal(fread(data, 1, bytes, file), bytes);
     fclose(file);
@@ -46,6 +47,7 @@ static void the_corpus_is_survived(void **state)
 
 int main(void)
 {
-    const npt_case cases[] = {NPT_CASE("every file of " NPT_CORPUS " is survived", the_corpus_is_survived)};
+    const npt_case cases[] = {
+        NPT_CASE("every file of " NPT_CORPUS " is survived", the_corpus_is_survived)};
     return npt_test_run("replay", cases, NPT_COUNT(cases));
 }

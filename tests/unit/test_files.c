@@ -341,7 +341,8 @@ int main(void)
 {
     const npt_case cases[] = {
         NPT_CASE("paths are joined with one slash", paths_are_joined_with_one_slash),
-        NPT_CASE("directories are made with their parents", directories_are_made_with_their_parents),
+        NPT_CASE("directories are made with their parents",
+                 directories_are_made_with_their_parents),
         NPT_CASE("a tree is removed without following links",
                  a_tree_is_removed_without_following_links),
         NPT_CASE("a file is read up to its limit", a_file_is_read_up_to_its_limit),

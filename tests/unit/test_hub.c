@@ -114,7 +114,8 @@ static void what_is_absent_is_said_where(void **state)
 static void a_damaged_ref_is_refused(void **state)
 {
     (void)state;
-    static const char *const refs[] = {"", "main", COMMIT "0", "../../../../../../../../../../../etc/x/y/z",
+    static const char *const refs[] = {"", "main", COMMIT "0",
+                                       "../../../../../../../../../../../etc/x/y/z",
                                        "0123456789abcdef0123456789abcdef0123456g"};
     char *top = temp_dir(), *directory = NULL;
     clear_environment(top);
@@ -130,9 +131,10 @@ static void a_damaged_ref_is_refused(void **state)
 static void what_is_no_name_is_refused(void **state)
 {
     (void)state;
-    static const char *const names[] = {"",         "/",      "/nonexistent/x", "./nonexistent", "a/b/c", "org/",
-                                        "/nonexist", "a--b/c", "org/..x", "org/a..b", "org/a b", "org/\n",
-                                        "~/nonexistent", "-x/y"};
+    static const char *const names[] = {
+        "",        "/",         "/nonexistent/x", "./nonexistent", "a/b/c",
+        "org/",    "/nonexist", "a--b/c",         "org/..x",       "org/a..b",
+        "org/a b", "org/\n",    "~/nonexistent",  "-x/y"};
     char *top = temp_dir(), *directory = NULL;
     clear_environment(top);
     for (size_t i = 0; i < NPT_COUNT(names); i++) {

@@ -33,8 +33,9 @@ static void bad_json_names_file_and_line(void **state)
     };
     for (size_t i = 0; i < NPT_COUNT(cases); i++) {
         json_t *root = NULL;
-        assert_int_equal(npt_json_parse(cases[i].text, strlen(cases[i].text), cases[i].flags,
-                                        "f.json", &root), NPT_E_FORMAT);
+        assert_int_equal(
+            npt_json_parse(cases[i].text, strlen(cases[i].text), cases[i].flags, "f.json", &root),
+            NPT_E_FORMAT);
         assert_message_has(cases[i].part);
         assert_null(root);
     }
@@ -64,7 +65,8 @@ static void values_are_counted_before_they_are_built(void **state)
 static void integers_keep_their_range(void **state)
 {
     (void)state;
-    json_t *root = parse("{\"i\":7,\"r\":7.0,\"h\":7.5,\"s\":\"7\",\"n\":null,\"big\":1e30,\"neg\":-1e30}");
+    json_t *root =
+        parse("{\"i\":7,\"r\":7.0,\"h\":7.5,\"s\":\"7\",\"n\":null,\"big\":1e30,\"neg\":-1e30}");
     int64_t value = 1;
     assert_int_equal(npt_json_int(root, "i", "f.json", 0, 0, 10, &value), NPT_OK);
     assert_int_equal(value, 7);
@@ -84,9 +86,11 @@ static void integers_keep_their_range(void **state)
     assert_int_equal(value, -4);
     json_decref(root);
     static const char model_max[] = "{\"model_max_length\":1000000000000000019884624838656}";
-    assert_int_equal(npt_json_parse(model_max, strlen(model_max), JSON_DECODE_INT_AS_REAL, "t.json",
-                                    &root), NPT_OK);
-    assert_int_equal(npt_json_int(root, "model_max_length", "t.json", 0, 0, INT64_MAX, &value), NPT_OK);
+    assert_int_equal(
+        npt_json_parse(model_max, strlen(model_max), JSON_DECODE_INT_AS_REAL, "t.json", &root),
+        NPT_OK);
+    assert_int_equal(npt_json_int(root, "model_max_length", "t.json", 0, 0, INT64_MAX, &value),
+                     NPT_OK);
     assert_true(value == INT64_MAX);
     json_decref(root);
 }
@@ -153,7 +157,8 @@ int main(void)
 {
     const npt_case cases[] = {
         NPT_CASE("bad JSON names file and line", bad_json_names_file_and_line),
-        NPT_CASE("values are counted before they are built", values_are_counted_before_they_are_built),
+        NPT_CASE("values are counted before they are built",
+                 values_are_counted_before_they_are_built),
         NPT_CASE("integers keep their range", integers_keep_their_range),
         NPT_CASE("other types are checked too", other_types_are_checked_too),
         NPT_CASE("saved JSON is sorted and loads", saved_json_is_sorted_and_loads),

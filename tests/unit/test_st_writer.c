@@ -3,9 +3,14 @@
 
 #include "files/safetensors.h"
 
+#include <sched.h>
 #include <signal.h>
+#ifdef __linux__
+#include <sys/mount.h>
+#endif
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "unit/temp_dir.h"
@@ -46,7 +51,8 @@ static const struct {
 /* Byte j of tensor `index` of the list. */
 static uint8_t golden_byte(size_t index, uint64_t j)
 {
-    return (uint8_t)((31 * (uint64_t)TENSORS[index].k + 7 * j) & (TENSORS[index].dtype == NPT_BOOL ? 1 : 255));
+    return (uint8_t)((31 * (uint64_t)TENSORS[index].k + 7 * j) &
+                     (TENSORS[index].dtype == NPT_BOOL ? 1 : 255));
 }
 
 static npt_status produce_golden(void *context, uint64_t offset, void *dst, size_t bytes)
@@ -134,7 +140,8 @@ static void the_reference_file_reads_as_it_was_made(void **state)
     for (size_t i = 0; i < NPT_COUNT(TENSORS); i++) {
         const npt_st_tensor *tensor = NULL;
         assert_int_equal(npt_st_require(st, TENSORS[i].name, TENSORS[i].dtype, TENSORS[i].rank,
-                                        TENSORS[i].shape, &tensor), NPT_OK);
+                                        TENSORS[i].shape, &tensor),
+                         NPT_OK);
         for (uint64_t j = 0; j < tensor->bytes; j++)
             assert_int_equal(((const uint8_t *)tensor->data)[j], golden_byte(i, j));
     }
@@ -159,7 +166,8 @@ static void metadata_is_sorted_and_comes_back(void **state)
     assert_int_equal(npt_st_writer_commit(writer), NPT_OK);
     npt_st_writer_destroy(writer);
     assert_int_equal(npt_read_file(path, 1000, &data, &bytes), NPT_OK);
-    static const char expected[] = "{\"__metadata__\":{\"a\":\"1\",\"format\":\"pt\",\"z\":\"\\\"\\n\"}}";
+    static const char expected[] =
+        "{\"__metadata__\":{\"a\":\"1\",\"format\":\"pt\",\"z\":\"\\\"\\n\"}}";
     assert_memory_equal(data + 8, expected, strlen(expected));
     assert_int_equal(bytes % 8, 0);
     npt_free(data);
@@ -265,8 +273,8 @@ static void bad_names_are_refused(void **state)
         npt_st_writer *writer = NULL;
         assert_int_equal(npt_st_writer_create(&writer, path), NPT_OK);
         for (size_t k = 0; k < 2; k++)
-            assert_int_equal(npt_st_writer_add(writer, names[i][k], NPT_U8, 0, NULL, "x", NULL, NULL),
-                             NPT_OK);
+            assert_int_equal(
+                npt_st_writer_add(writer, names[i][k], NPT_U8, 0, NULL, "x", NULL, NULL), NPT_OK);
         assert_int_equal(npt_st_writer_commit(writer), NPT_E_USAGE);
         assert_message_has(parts[i]);
         assert_message_has(path);
@@ -298,6 +306,44 @@ static void a_file_that_cannot_grow_leaves_nothing(void **state)
     npt_free(path);
     temp_dir_remove(directory);
 }
+
+#ifdef __linux__
+/* In a process of its own, with a file system of 256 KiB that no other process sees. Returns 0
+ * where all is well, SKIPPED where we may not mount. */
+enum { SKIPPED = 77 };
+
+static int fill_a_disk(const char *directory)
+{
+    stream s = {.stop_at = 8 << 20};
+    if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+        mount("none", directory, "tmpfs", 0, "size=256k") != 0)
+        return SKIPPED;
+    char *path = npt_path_join(directory, "x.safetensors");
+    if (write_stream(path, &s, 8 << 20) != NPT_E_IO) return 1;
+    if (strstr(npt_error_message(), "No space left on device") == NULL) return 2;
+    if (strstr(npt_error_message(), path) == NULL) return 3;
+    if (s.next != 0) return 4; /* known before the first byte was computed */
+    npt_free(path);
+    return temp_dir_count(directory) == 0 ? 0 : 5;
+}
+
+static void a_full_disk_is_known_before_the_work(void **state)
+{
+    (void)state;
+    char *directory = temp_dir();
+    int status = 0;
+    fflush(stdout);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) _exit(fill_a_disk(directory));
+    assert_true(waitpid(child, &status, 0) == child && WIFEXITED(status));
+    if (WEXITSTATUS(status) == SKIPPED)
+        print_message("not tried: this user may not mount a file system\n");
+    else
+        assert_int_equal(WEXITSTATUS(status), 0);
+    temp_dir_remove(directory);
+}
+#endif
 
 static void a_place_without_a_way_in_is_refused(void **state)
 {
@@ -363,13 +409,17 @@ int main(void)
     const npt_case cases[] = {
         NPT_CASE("the bytes are those of the reference", the_bytes_are_those_of_the_reference),
         NPT_CASE("the empty map is sixteen bytes", the_empty_map_is_sixteen_bytes),
-        NPT_CASE("the reference file reads as it was made", the_reference_file_reads_as_it_was_made),
+        NPT_CASE("the reference file reads as it was made",
+                 the_reference_file_reads_as_it_was_made),
         NPT_CASE("metadata is sorted and comes back", metadata_is_sorted_and_comes_back),
         NPT_CASE("data is asked for in pieces, in order", data_is_asked_for_in_pieces_in_order),
         NPT_CASE("a producer that fails leaves nothing", a_producer_that_fails_leaves_nothing),
         NPT_CASE("an uncommitted writer leaves nothing", an_uncommitted_writer_leaves_nothing),
         NPT_CASE("bad names are refused", bad_names_are_refused),
         NPT_CASE("a file that cannot grow leaves nothing", a_file_that_cannot_grow_leaves_nothing),
+#ifdef __linux__
+        NPT_CASE("a full disk is known before the work", a_full_disk_is_known_before_the_work),
+#endif
         NPT_CASE("a place without a way in is refused", a_place_without_a_way_in_is_refused),
         NPT_CASE("a reader keeps the file it opened", a_reader_keeps_the_file_it_opened),
         NPT_CASE("every failed allocation is reported", every_failed_allocation_is_reported),
