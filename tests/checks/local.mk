@@ -6,8 +6,9 @@ EXTRA_DIST += tests/checks/layers.sh tests/checks/symbols.sh tests/checks/isa-le
 .PHONY: build-tests check-layers check-symbols check-isa-leak check-style check-valgrind check-isa check-full \
   fuzz bench
 
-# The tests built, none run.
-build-tests: all $(check_PROGRAMS)
+# The tests built, none run. One after the other: `all` is a make of its own.
+build-tests: all
+	$(MAKE) $(AM_MAKEFLAGS) $(check_PROGRAMS)
 
 check-layers:
 	@$(SHELL) $(checks)/layers.sh $(top_srcdir)
