@@ -307,26 +307,27 @@ static npt_status check_place(const char *path)
     return npt_fail(NPT_E_USAGE, "'%s' is there already and not empty; name a new directory", path);
 }
 
-/* fsync of the directory that `path` is in. */
-static npt_status sync_parent(const char *path)
+/* The directory that `path` is in (npt_free). */
+static char *parent_of(const char *path)
 {
     const char *slash = strrchr(path, '/');
-    if (slash == NULL) return npt_sync_directory(".");
-    char *parent = npt_strndup(path, slash == path ? 1 : (size_t)(slash - path));
-    if (parent == NULL) return NPT_E_NOMEM;
-    npt_status status = npt_sync_directory(parent);
-    npt_free(parent);
-    return status;
+    if (slash == NULL) return npt_strdup(".");
+    return npt_strndup(path, slash == path ? 1 : (size_t)(slash - path));
 }
 
-/* The temporary directory lies beside where it goes. */
+/* The temporary directory lies beside where it goes. Nothing may fail for want of memory once it
+ * has its name. */
 static npt_status put_in_place(const char *temporary, const char *path)
 {
-    NPT_TRY(npt_sync_directory(temporary));
-    if (rename(temporary, path) != 0)
-        return npt_fail(NPT_E_IO, "cannot rename '%s' to '%s': %s", temporary, path,
-                        strerror(errno));
-    return sync_parent(temporary);
+    char *parent = parent_of(temporary);
+    if (parent == NULL) return NPT_E_NOMEM;
+    npt_status status = npt_sync_directory(temporary);
+    if (status == NPT_OK && rename(temporary, path) != 0)
+        status = npt_fail(NPT_E_IO, "cannot rename '%s' to '%s': %s", temporary, path,
+                          strerror(errno));
+    if (status == NPT_OK) status = npt_sync_directory(parent);
+    npt_free(parent);
+    return status;
 }
 
 static npt_status write_all(plan *p, const char *directory)
