@@ -11,4 +11,10 @@ libnptcore_la_SOURCES += \
   src/text/tokenizer_added.c \
   src/text/tokenizer_decode.c \
   src/text/utf8.h \
-  src/text/utf8.c
+  src/text/utf8.c \
+  src/text/dataset.h \
+  src/text/dataset.c \
+  src/text/dataset_files.h \
+  src/text/dataset_files.c \
+  src/text/reader.h \
+  src/text/reader.c

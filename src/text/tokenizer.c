@@ -16,7 +16,7 @@
  * tokenizers for the same file: where its behaviour is odd (a Prepend runs once per stretch between
  * added tokens, an added token's id is the vocabulary's), the oddity is kept. */
 
-/* ---- Added tokens --------------------------------------------------------------------------------- */
+/* ---- Added tokens ---------------------------------------------------------------------------- */
 
 static npt_status grow_tokens(npt_tokenizer *t, int32_t size)
 {
@@ -74,6 +74,7 @@ static npt_status load_added(npt_tokenizer *t, const json_t *json, npt_vocab *se
 {
     npt_added_token token = {0};
     bool special, normalized;
+    char shown[NPT_SHOW_BYTES];
     const char *content;
     int64_t said;
 
@@ -90,7 +91,7 @@ static npt_status load_added(npt_tokenizer *t, const json_t *json, npt_vocab *se
     NPT_TRY(added_id(t, seen, content, next, &token.id));
     if (said >= 0 && said != token.id)
         npt_log(NPT_LOG_WARNING, "%s: the added token \"%s\" says id %d, but it has id %d", what,
-                content, (int)said, (int)token.id);
+                npt_show(content, shown), (int)said, (int)token.id);
     NPT_TRY(grow_tokens(t, token.id + 1));
     t->tokens[token.id].special |= special;
     if (!normalized) {
@@ -113,7 +114,8 @@ static npt_status load_all_added(npt_tokenizer *t, const json_t *root, const cha
     if (list == NULL || json_is_null(list)) return NPT_OK;
     if (!json_is_array(list))
         return npt_fail(NPT_E_FORMAT, "%s: \"added_tokens\" is not a list", what);
-    json_array_foreach (list, at, item) {
+    json_array_foreach(list, at, item)
+    {
         status = load_added(t, item, &seen, &next, what);
         if (status != NPT_OK) break;
     }
@@ -121,24 +123,26 @@ static npt_status load_all_added(npt_tokenizer *t, const json_t *root, const cha
     return status;
 }
 
-/* ---- Template --------------------------------------------------------------------------------------- */
+/* ---- Template -------------------------------------------------------------------------------- */
 
 static npt_status load_special_piece(npt_template_piece *piece, const json_t *template_json,
                                      const char *name, const char *what)
 {
     const json_t *specials = json_object_get(template_json, "special_tokens");
     const json_t *ids = json_object_get(json_object_get(specials, name), "ids"), *item;
+    char shown[NPT_SHOW_BYTES];
     size_t at;
 
     if (!json_is_array(ids))
         return npt_fail(NPT_E_FORMAT,
                         "%s: TemplateProcessing uses \"%s\" but its special_tokens do not list it",
-                        what, name);
-    json_array_foreach (ids, at, item) {
+                        what, npt_show(name, shown));
+    json_array_foreach(ids, at, item)
+    {
         json_int_t id = json_is_integer(item) ? json_integer_value(item) : -1;
         if (id < 0 || id >= NPT_TOKEN_LIMIT)
             return npt_fail(NPT_E_FORMAT, "%s: TemplateProcessing: \"%s\" has an id out of range",
-                            what, name);
+                            what, npt_show(name, shown));
         NPT_TRY(npt_ids_push(&piece->ids, (int32_t)id));
     }
     return NPT_OK;
@@ -177,7 +181,7 @@ static npt_status load_template(npt_tokenizer *t, const json_t *json, const char
     t->template_pieces = npt_alloc(count + 1, sizeof(*t->template_pieces));
     if (t->template_pieces == NULL) return NPT_E_NOMEM;
     t->template_count = count;
-    json_array_foreach (single, at, item)
+    json_array_foreach(single, at, item)
         NPT_TRY(load_piece(&t->template_pieces[at], item, json, what));
     return NPT_OK;
 }
@@ -186,6 +190,7 @@ static npt_status load_template(npt_tokenizer *t, const json_t *json, const char
 static npt_status load_post_processor(npt_tokenizer *t, const json_t *json, const char *what)
 {
     const json_t *list, *item;
+    char shown[NPT_SHOW_BYTES];
     const char *type;
     size_t at;
 
@@ -195,15 +200,16 @@ static npt_status load_post_processor(npt_tokenizer *t, const json_t *json, cons
     if (strcmp(type, "TemplateProcessing") == 0) return load_template(t, json, what);
     if (strcmp(type, "Sequence") != 0)
         return npt_fail(NPT_E_UNSUPPORTED,
-                        "%s: the post_processor \"%s\" is not one that npt supports", what, type);
+                        "%s: the post_processor \"%s\" is not one that npt supports", what,
+                        npt_show(type, shown));
     list = json_object_get(json, "processors");
     if (!json_is_array(list))
         return npt_fail(NPT_E_FORMAT, "%s: a Sequence in \"post_processor\" has no list", what);
-    json_array_foreach (list, at, item) NPT_TRY(load_post_processor(t, item, what));
+    json_array_foreach(list, at, item) NPT_TRY(load_post_processor(t, item, what));
     return NPT_OK;
 }
 
-/* ---- Open, close -------------------------------------------------------------------------------------- */
+/* ---- Open, close ----------------------------------------------------------------------------- */
 
 /* Hugging Face's library would cut and pad on encoding; a trainer does both itself. */
 static void note_ignored(const json_t *root, const char *what)
@@ -233,8 +239,8 @@ static npt_status load(npt_tokenizer *t, const json_t *root, const char *what)
 npt_status npt_tokenizer_open(npt_tokenizer **tokenizer, const char *path)
 {
     npt_tokenizer *t = npt_alloc(1, sizeof(*t));
-    char *file = npt_path_is_directory(path) ? npt_path_join(path, "tokenizer.json")
-                                             : npt_strdup(path);
+    char *file =
+        npt_path_is_directory(path) ? npt_path_join(path, "tokenizer.json") : npt_strdup(path);
     json_t *root = NULL;
     npt_status status = NPT_E_NOMEM;
 
@@ -280,7 +286,7 @@ void npt_tokenizer_close(npt_tokenizer *t)
     npt_free(t);
 }
 
-/* ---- Encode ------------------------------------------------------------------------------------------- */
+/* ---- Encode ---------------------------------------------------------------------------------- */
 
 static npt_status encode_stretch(npt_tokenizer *t, const char *text, size_t length, bool first,
                                  npt_ids *ids)
@@ -298,7 +304,8 @@ static npt_status encode_raw(npt_tokenizer *t, const char *text, size_t length, 
                              npt_ids *ids)
 {
     NPT_TRY(npt_normalize(t, text, length));
-    NPT_TRY(npt_added_set_find(&t->normalized_added, t->normal.data, t->normal.count, &t->segments));
+    NPT_TRY(
+        npt_added_set_find(&t->normalized_added, t->normal.data, t->normal.count, &t->segments));
     for (size_t i = 0; i < t->segments.count; i++) {
         npt_segment s = t->segments.data[i];
         if (s.id >= 0)
@@ -328,7 +335,8 @@ static npt_status encode_template(npt_tokenizer *t, const char *text, size_t len
     for (size_t i = 0; i < t->template_count; i++) {
         const npt_template_piece *piece = &t->template_pieces[i];
         if (piece->text) NPT_TRY(encode_text(t, text, length, ids));
-        for (size_t k = 0; k < piece->ids.count; k++) NPT_TRY(npt_ids_push(ids, piece->ids.data[k]));
+        for (size_t k = 0; k < piece->ids.count; k++)
+            NPT_TRY(npt_ids_push(ids, piece->ids.data[k]));
     }
     return NPT_OK;
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "files/files.h"
 #include "files/json.h"
 #include "text/utf8.h"
 
@@ -15,21 +16,24 @@
  * stale when the pair now at its position does not merge to the id that it stood for; it is
  * skipped. That test is by id, not by rank, as in Hugging Face tokenizers. O(n log n). */
 
-/* ---- Loading ------------------------------------------------------------------------------------ */
+/* ---- Loading ------------------------------------------------------------------------------------
+ */
 
 static npt_status load_vocab(npt_tokenizer *t, const json_t *model, const char *what)
 {
     json_t *vocab = json_object_get(model, "vocab"), *value;
+    char shown[NPT_SHOW_BYTES];
     const char *name;
 
     if (!json_is_object(vocab))
         return npt_fail(NPT_E_FORMAT, "%s: \"model\" has no object \"vocab\"", what);
-    json_object_foreach (vocab, name, value) {
+    json_object_foreach(vocab, name, value)
+    {
         json_int_t id = json_is_integer(value) ? json_integer_value(value) : -1;
         if (id < 0 || id >= NPT_TOKEN_LIMIT)
             return npt_fail(NPT_E_FORMAT,
                             "%s: the id of the token \"%s\" is not an integer from 0 to %d", what,
-                            name, NPT_TOKEN_LIMIT - 1);
+                            npt_show(name, shown), NPT_TOKEN_LIMIT - 1);
         NPT_TRY(npt_vocab_put(&t->vocab, name, strlen(name), (int32_t)id));
     }
     return NPT_OK;
@@ -89,16 +93,17 @@ static npt_status load_merges(npt_tokenizer *t, const json_t *model, const char 
     t->merged = npt_alloc(count + 1, sizeof(*t->merged));
     if (t->merged == NULL) return NPT_E_NOMEM;
     status = NPT_OK;
-    json_array_foreach (list, at, item) {
+    json_array_foreach(list, at, item)
+    {
         npt_merge merge = {.rank = rank};
         bool found;
         const char *text = json_string_value(item);
         if (text != NULL && strncmp(text, "#version", 8) == 0) continue;
         NPT_TRY_GOTO(status, out, load_merge(t, item, &join, &merge, &found));
         if (!found) {
-            status = npt_fail(NPT_E_FORMAT,
-                              "%s: merge %zu is not two tokens whose join is in the vocabulary, too",
-                              what, at);
+            status = npt_fail(
+                NPT_E_FORMAT,
+                "%s: merge %zu is not two tokens whose join is in the vocabulary, too", what, at);
             goto out;
         }
         npt_merges_put(&t->merges, merge);
@@ -112,15 +117,17 @@ out:
 /* Absent, null or empty: the only form supported. */
 static npt_status refuse_affix(const json_t *model, const char *key, const char *what)
 {
+    char shown[NPT_SHOW_BYTES];
     const char *affix;
     NPT_TRY(npt_json_string(model, key, what, "", &affix));
     if (affix[0] == '\0') return NPT_OK;
     return npt_fail(NPT_E_UNSUPPORTED, "%s: BPE with a %s (\"%s\") is not supported", what, key,
-                    affix);
+                    npt_show(affix, shown));
 }
 
 static npt_status load_options(npt_tokenizer *t, const json_t *model, const char *what)
 {
+    char shown[NPT_SHOW_BYTES];
     const char *unk;
     double dropout;
 
@@ -136,7 +143,7 @@ static npt_status load_options(npt_tokenizer *t, const json_t *model, const char
     t->unk = unk == NULL ? -1 : npt_vocab_get(&t->vocab, unk, strlen(unk));
     if (unk != NULL && t->unk < 0)
         return npt_fail(NPT_E_FORMAT, "%s: the unk_token \"%s\" is not in the vocabulary", what,
-                        unk);
+                        npt_show(unk, shown));
     return NPT_OK;
 }
 
@@ -154,6 +161,7 @@ static void fill_single_ids(npt_tokenizer *t)
 npt_status npt_bpe_load(npt_tokenizer *t, const json_t *root, const char *what)
 {
     const json_t *model = json_object_get(root, "model");
+    char shown[NPT_SHOW_BYTES];
     const char *type;
 
     if (!json_is_object(model)) return npt_fail(NPT_E_FORMAT, "%s: no object \"model\"", what);
@@ -162,7 +170,7 @@ npt_status npt_bpe_load(npt_tokenizer *t, const json_t *root, const char *what)
     if (type == NULL || strcmp(type, "BPE") != 0)
         return npt_fail(NPT_E_UNSUPPORTED,
                         "%s: the tokenizer model \"%s\" is not supported; npt knows BPE", what,
-                        type == NULL ? "(none)" : type);
+                        type == NULL ? "(none)" : npt_show(type, shown));
     NPT_TRY(load_vocab(t, model, what));
     NPT_TRY(load_options(t, model, what));
     NPT_TRY(load_merges(t, model, what));
@@ -171,7 +179,8 @@ npt_status npt_bpe_load(npt_tokenizer *t, const json_t *root, const char *what)
     return t->cache == NULL ? NPT_E_NOMEM : NPT_OK;
 }
 
-/* ---- Symbols ------------------------------------------------------------------------------------ */
+/* ---- Symbols ------------------------------------------------------------------------------------
+ */
 
 static npt_status push_symbol(npt_tokenizer *t, int32_t id)
 {
@@ -205,7 +214,8 @@ static npt_status push_characters(npt_tokenizer *t, const char *word, size_t len
     for (size_t at = 0; at < length;) {
         size_t begin = at;
         uint32_t c = npt_utf8_next(word, &at);
-        int32_t id = c < 0x200 ? t->char_ids[c] : npt_vocab_get(&t->vocab, word + begin, at - begin);
+        int32_t id =
+            c < 0x200 ? t->char_ids[c] : npt_vocab_get(&t->vocab, word + begin, at - begin);
         if (id >= 0) {
             if (unknown) NPT_TRY(push_symbol(t, t->unk));
             unknown = false;
@@ -220,7 +230,7 @@ static npt_status push_characters(npt_tokenizer *t, const char *word, size_t len
     return unknown ? push_symbol(t, t->unk) : NPT_OK;
 }
 
-/* ---- Heap of rank << 32 | position, smallest first -------------------------------------------------- */
+/* ---- Heap of rank << 32 | position, smallest first ------------------------------------------- */
 
 static npt_status heap_push(npt_tokenizer *t, uint64_t entry)
 {
@@ -300,7 +310,7 @@ static npt_status merge_all(npt_tokenizer *t)
     return NPT_OK;
 }
 
-/* ---- Words --------------------------------------------------------------------------------------- */
+/* ---- Words ----------------------------------------------------------------------------------- */
 
 static npt_status encode_word(npt_tokenizer *t, const char *word, size_t length, npt_ids *ids)
 {

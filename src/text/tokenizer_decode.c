@@ -257,8 +257,7 @@ npt_status npt_tokenizer_decode(npt_tokenizer *t, const int32_t *ids, size_t cou
         now = 1 - now;
     }
     /* The strings lie one behind the other, so the buffer is their join. */
-    NPT_TRY_GOTO(status, out,
-                 npt_bytes_set(&joined, lists[now].text.data, lists[now].text.count));
+    NPT_TRY_GOTO(status, out, npt_bytes_set(&joined, lists[now].text.data, lists[now].text.count));
     joined.data[joined.count] = '\0';
     *text = joined.data;
     if (length != NULL) *length = joined.count;

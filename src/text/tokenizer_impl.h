@@ -85,7 +85,8 @@ void npt_spans_fini(npt_spans *spans);
 npt_status npt_pattern_cut(npt_pattern *pattern, const char *text, size_t begin, size_t end,
                            npt_spans *cut);
 
-/* ---- Steps (tokenizer_steps.c loads them) ------------------------------------------------------ */
+/* ---- Steps (tokenizer_steps.c loads them) ------------------------------------------------------
+ */
 
 typedef enum npt_step_kind {
     NPT_STEP_NFC,
@@ -116,8 +117,8 @@ typedef enum npt_prepend_scheme {
 
 typedef struct npt_step {
     npt_step_kind kind;
-    npt_pattern *pattern;      /* Replace, Split, ByteLevel with use_regex */
-    char *content;             /* Prepend, Replace, Metaspace, Strip */
+    npt_pattern *pattern; /* Replace, Split, ByteLevel with use_regex */
+    char *content;        /* Prepend, Replace, Metaspace, Strip */
     size_t content_length;
     npt_behavior behavior;     /* Split, Digits */
     bool invert;               /* Split */
@@ -135,7 +136,8 @@ npt_status npt_steps_load(npt_steps *steps, const json_t *root, const char *stag
                           const char *what);
 void npt_steps_fini(npt_steps *steps);
 
-/* ---- Added tokens (tokenizer_added.c) ---------------------------------------------------------- */
+/* ---- Added tokens (tokenizer_added.c) ----------------------------------------------------------
+ */
 
 typedef struct npt_added_token {
     int32_t id;
@@ -170,7 +172,8 @@ npt_status npt_added_set_find(const npt_added_set *set, const char *text, size_t
                               npt_segments *segments);
 void npt_added_set_fini(npt_added_set *set);
 
-/* ---- The tokenizer ------------------------------------------------------------------------------ */
+/* ---- The tokenizer ------------------------------------------------------------------------------
+ */
 
 enum { NPT_TOKEN_LIMIT = 1 << 24 }; /* ids are below this; the largest known vocabularies: 2^18 */
 

@@ -9,10 +9,11 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "files/files.h"
 #include "text/utf8.h"
 
-/* Patterns of tokenizer.json are written for Oniguruma (Ruby syntax) and run here by PCRE2. They are
- * translated, not passed on: classes whose members differ (\s \d \w) are spelt out, `^` and `$`
+/* Patterns of tokenizer.json are written for Oniguruma (Ruby syntax) and run here by PCRE2. They
+ * are translated, not passed on: classes whose members differ (\s \d \w) are spelt out, `^` and `$`
  * are those of lines, and a construct that both accept with different meanings is refused. What
  * is left means the same in both. A text is valid UTF-8 before it comes here. */
 
@@ -27,6 +28,9 @@
 #define WORD                                                                                       \
     "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}"                    \
     "\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
+/* Outside a class, Oniguruma asks Latin-1's table first, where superscripts and fractions are
+ * words. */
+#define WORDS WORD "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"
 
 static const struct {
     char letter;
@@ -36,10 +40,10 @@ static const struct {
     {'S', NOT_SPACE, "[^" SPACE "]"},
     {'d', "\\p{Nd}", "\\p{Nd}"},
     {'D', "\\P{Nd}", "\\P{Nd}"},
-    {'w', WORD, "[" WORD "]"},
-    {'W', NULL, "[^" WORD "]"},
-    {'b', "\\x{8}", "(?:(?<=[" WORD "])(?![" WORD "])|(?<![" WORD "])(?=[" WORD "]))"},
-    {'B', NULL, "(?:(?<=[" WORD "])(?=[" WORD "])|(?<![" WORD "])(?![" WORD "]))"},
+    {'w', WORD, "[" WORDS "]"},
+    {'W', NULL, "[^" WORDS "]"},
+    {'b', "\\x{8}", "(?:(?<=[" WORDS "])(?![" WORDS "])|(?<![" WORDS "])(?=[" WORDS "]))"},
+    {'B', NULL, "(?:(?<=[" WORDS "])(?=[" WORDS "])|(?<![" WORDS "])(?![" WORDS "]))"},
     {'n', "\\n", "\\n"},
     {'r', "\\r", "\\r"},
     {'t', "\\t", "\\t"},
@@ -79,10 +83,11 @@ typedef struct translation {
 
 static npt_status refuse(const translation *t, const char *construct)
 {
+    char shown[NPT_SHOW_BYTES];
     return npt_fail(NPT_E_UNSUPPORTED,
                     "%s: the regular expression \"%s\" uses %s (at byte %zu), which npt does not "
                     "support",
-                    t->what, t->source, construct, t->at);
+                    t->what, npt_show(t->source, shown), construct, t->at);
 }
 
 static npt_status put(translation *t, const char *text)
@@ -126,7 +131,8 @@ static npt_status translate_escape(translation *t)
     for (size_t i = 0; i < sizeof(escapes) / sizeof(escapes[0]); i++) {
         const char *text = t->in_class ? escapes[i].inside : escapes[i].outside;
         if (escapes[i].letter != c || text == NULL) continue;
-        if ((c == 'p' || c == 'P') && t->source[t->at + 1] != '{') return refuse(t, "\\p without {");
+        if ((c == 'p' || c == 'P') && t->source[t->at + 1] != '{')
+            return refuse(t, "\\p without {");
         t->at++;
         NPT_TRY(put(t, text));
         while ((c == 'p' || c == 'P') && t->source[t->at] != '\0') {
@@ -234,14 +240,15 @@ static npt_status compile(npt_pattern *pattern, const translation *t)
 
     if (context == NULL) return npt_fail(NPT_E_NOMEM, "%s: no memory for a pattern", t->what);
     pcre2_set_newline(context, PCRE2_NEWLINE_LF);
-    pattern->code = pcre2_compile((PCRE2_SPTR)t->out.data, t->out.count, options, &code, &offset,
-                                  context);
+    pattern->code =
+        pcre2_compile((PCRE2_SPTR)t->out.data, t->out.count, options, &code, &offset, context);
     pcre2_compile_context_free(context);
     if (pattern->code == NULL) {
         PCRE2_UCHAR why[128] = "";
+        char shown[NPT_SHOW_BYTES];
         pcre2_get_error_message(code, why, sizeof(why));
         return npt_fail(NPT_E_UNSUPPORTED, "%s: the regular expression \"%s\" does not compile: %s",
-                        t->what, t->source, (const char *)why);
+                        t->what, npt_show(t->source, shown), (const char *)why);
     }
     pcre2_jit_compile(pattern->code, PCRE2_JIT_COMPLETE); /* without it: slower, the same result */
     pattern->match = pcre2_match_data_create(1, NULL);
@@ -319,8 +326,7 @@ static npt_status find(npt_pattern *p, const char *text, size_t length, size_t f
         code = pcre2_match(p->code, subject, length, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
                            p->match, p->context);
     *found = code >= 0;
-    if (code == PCRE2_ERROR_NOMEMORY)
-        return npt_fail(NPT_E_NOMEM, "no memory to match a pattern");
+    if (code == PCRE2_ERROR_NOMEMORY) return npt_fail(NPT_E_NOMEM, "no memory to match a pattern");
     if (code < 0 && code != PCRE2_ERROR_NOMATCH) {
         pcre2_get_error_message(code, why, sizeof(why));
         return npt_fail(NPT_E_DATA, "the tokenizer's pattern gives up on this text: %s",

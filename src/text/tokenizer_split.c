@@ -16,7 +16,8 @@
  * the other, which then change places. Pieces are in order, never empty, and `flag` marks the one
  * that starts where the whole text starts. */
 
-/* ---- Byte-level characters --------------------------------------------------------------------- */
+/* ---- Byte-level characters ---------------------------------------------------------------------
+ */
 
 /* Bytes that are visible in Latin-1 stand for themselves; the others, in order, for U+0100 ff. */
 static bool is_visible(unsigned byte)
@@ -40,7 +41,7 @@ int npt_byte_level_byte(uint32_t c)
     return c == 0x143 ? 0xAD : -1;
 }
 
-/* ---- Normalizers ---------------------------------------------------------------------------------- */
+/* ---- Normalizers ----------------------------------------------------------------------------- */
 
 static void swap_bytes(npt_bytes *a, npt_bytes *b)
 {
@@ -112,7 +113,7 @@ npt_status npt_normalize(npt_tokenizer *t, const char *text, size_t length)
     return NPT_OK;
 }
 
-/* ---- Pre-tokenizers -------------------------------------------------------------------------------- */
+/* ---- Pre-tokenizers -------------------------------------------------------------------------- */
 
 static npt_status push_piece(npt_tokenizer *t, const npt_span *parent, size_t begin, size_t end)
 {
@@ -262,15 +263,16 @@ static npt_status rewrite_bytes(npt_bytes *out, const char *piece, size_t length
     (void)step;
     NPT_TRY(npt_grow(&out->data, &out->capacity, out->count + 2 * length + 1, 1));
     for (size_t i = 0; i < length; i++)
-        out->count += npt_utf8_put(npt_byte_level_char((unsigned char)piece[i]),
-                                   out->data + out->count);
+        out->count +=
+            npt_utf8_put(npt_byte_level_char((unsigned char)piece[i]), out->data + out->count);
     return NPT_OK;
 }
 
 static npt_status rewrite_metaspace(npt_bytes *out, const char *piece, size_t length, bool first,
                                     const npt_step *step)
 {
-    bool prepend = step->scheme == NPT_PREPEND_ALWAYS || (step->scheme == NPT_PREPEND_FIRST && first);
+    bool prepend =
+        step->scheme == NPT_PREPEND_ALWAYS || (step->scheme == NPT_PREPEND_FIRST && first);
     bool there = piece[0] == ' ' || (length >= step->content_length &&
                                      memcmp(piece, step->content, step->content_length) == 0);
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "files/files.h"
 #include "files/json.h"
 #include "text/utf8.h"
 
@@ -14,8 +15,9 @@
  * in it is refused by name. */
 
 /* The pattern of ByteLevel's use_regex, published with GPT-2. */
-static const char gpt2_regex[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|"
-                                 "\\s+(?!\\S)|\\s+";
+static const char gpt2_regex[] =
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|"
+    "\\s+(?!\\S)|\\s+";
 
 typedef npt_status load_function(npt_step *step, const json_t *json, const char *what);
 
@@ -73,6 +75,7 @@ static npt_status load_split(npt_step *step, const json_t *json, const char *wha
 {
     static const char *const names[] = {"Isolated", "Removed", "MergedWithPrevious",
                                         "MergedWithNext", "Contiguous"};
+    char shown[NPT_SHOW_BYTES];
     const char *behavior;
     int i = 0;
 
@@ -81,8 +84,10 @@ static npt_status load_split(npt_step *step, const json_t *json, const char *wha
     NPT_TRY(npt_json_string(json, "behavior", what, "", &behavior));
     while (i < 5 && strcmp(behavior, names[i]) != 0) i++;
     if (i == 5)
-        return npt_fail(NPT_E_UNSUPPORTED, "%s: Split has the behavior \"%s\", which npt does not "
-                        "know", what, behavior);
+        return npt_fail(NPT_E_UNSUPPORTED,
+                        "%s: Split has the behavior \"%s\", which npt does not "
+                        "know",
+                        what, npt_show(behavior, shown));
     step->behavior = (npt_behavior)i;
     return NPT_OK;
 }
@@ -99,6 +104,7 @@ static npt_status load_byte_level(npt_step *step, const json_t *json, const char
 static npt_status load_metaspace(npt_step *step, const json_t *json, const char *what)
 {
     static const char *const names[] = {"always", "first", "never"};
+    char shown[NPT_SHOW_BYTES];
     const char *scheme;
     bool prefix;
     size_t one = 0;
@@ -112,12 +118,16 @@ static npt_status load_metaspace(npt_step *step, const json_t *json, const char 
     NPT_TRY(npt_json_string(json, "prepend_scheme", what, prefix ? "always" : "never", &scheme));
     while (i < 3 && strcmp(scheme, names[i]) != 0) i++;
     if (i == 3)
-        return npt_fail(NPT_E_UNSUPPORTED, "%s: Metaspace has the prepend_scheme \"%s\", which npt "
-                        "does not know", what, scheme);
+        return npt_fail(NPT_E_UNSUPPORTED,
+                        "%s: Metaspace has the prepend_scheme \"%s\", which npt "
+                        "does not know",
+                        what, npt_show(scheme, shown));
     step->scheme = (npt_prepend_scheme)i;
     if (!prefix && step->scheme != NPT_PREPEND_NEVER)
-        return npt_fail(NPT_E_FORMAT, "%s: Metaspace's add_prefix_space contradicts its "
-                        "prepend_scheme \"%s\"", what, scheme);
+        return npt_fail(NPT_E_FORMAT,
+                        "%s: Metaspace's add_prefix_space contradicts its "
+                        "prepend_scheme \"%s\"",
+                        what, scheme);
     NPT_TRY(npt_json_bool(json, "split", what, true, &step->split));
     return npt_pattern_literal(&step->pattern, step->content);
 }
@@ -171,6 +181,7 @@ static npt_status load_step(npt_steps *steps, const json_t *json, size_t stage, 
 {
     const char *type, *key = stages[stage].key;
     size_t i = 0, count = sizeof(known) / sizeof(known[0]);
+    char shown[NPT_SHOW_BYTES];
     npt_step *step;
 
     if (!json_is_object(json))
@@ -182,14 +193,15 @@ static npt_status load_step(npt_steps *steps, const json_t *json, size_t stage, 
         if (!json_is_array(list))
             return npt_fail(NPT_E_FORMAT, "%s: a Sequence in \"%s\" has no list \"%s\"", what, key,
                             stages[stage].list);
-        json_array_foreach (list, at, item) NPT_TRY(load_step(steps, item, stage, what));
+        json_array_foreach(list, at, item) NPT_TRY(load_step(steps, item, stage, what));
         return NPT_OK;
     }
-    while (i < count && (strcmp(type, known[i].name) != 0 || !(known[i].stages & stages[stage].stage)))
+    while (i < count &&
+           (strcmp(type, known[i].name) != 0 || !(known[i].stages & stages[stage].stage)))
         i++;
     if (i == count)
         return npt_fail(NPT_E_UNSUPPORTED, "%s: the %s \"%s\" is not one that npt supports", what,
-                        key, type);
+                        key, npt_show(type, shown));
     NPT_TRY(npt_grow(&steps->data, &steps->capacity, steps->count + 1, sizeof(*steps->data)));
     step = &steps->data[steps->count++];
     *step = (npt_step){.kind = known[i].kind};

@@ -18,7 +18,8 @@ npt_status npt_grow(void *array, size_t *capacity, size_t need, size_t size)
     if (need <= room) return NPT_OK;
     if (room < 16) room = 16;
     while (room < need) {
-        if (room > SIZE_MAX / 2) return npt_fail(NPT_E_NOMEM, "a list of %zu items is too long", need);
+        if (room > SIZE_MAX / 2)
+            return npt_fail(NPT_E_NOMEM, "a list of %zu items is too long", need);
         room *= 2;
     }
     memcpy(&data, array, sizeof(data)); /* `array` points to a pointer of another type */

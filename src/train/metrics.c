@@ -28,7 +28,7 @@ npt_status npt_metrics_open(npt_metrics *metrics, const char *output_dir, int64_
 
 npt_status npt_metrics_write(npt_metrics *metrics, json_t *object, int64_t *bytes)
 {
-    char *line = object != NULL ? json_dumps(object, JSON_COMPACT) : NULL;
+    char *line = object != NULL ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(object);
     if (line == NULL) return npt_fail(NPT_E_NOMEM, "out of memory");
     bool written = fputs(line, metrics->file) >= 0 && fputc('\n', metrics->file) != EOF && fflush(metrics->file) == 0;

@@ -7,7 +7,8 @@ says about a list of nasty strings. Made with tokenizers 0.23.3:
     /tmp/venv/bin/python tests/golden/make_tokenizers.py
 
 texts.json: a list of strings. <name>.json: the tokenizer. <name>.vectors.json: for each text
-[ids, ids with special tokens, decoded from the latter, the same without special tokens].
+[ids, ids with special tokens, decoded from the latter, the same without special tokens]; null
+where the library itself fails.
 """
 import json
 import os
@@ -223,9 +224,19 @@ def splits():
         pre_tokenizers.Split(Regex(r"[^\S\n]"), "merged_with_previous", invert=True),
         pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)])
     tok.decoder = decoders.Sequence([decoders.Replace(Regex("[aeiou]+"), "*"), decoders.ByteLevel(),
-                                     decoders.Strip(" ", 2, 1)])
+                                     decoders.Strip(" ", 2, 0), decoders.Strip(".", 0, 2)])
     train(tok, 420, BYTES)
     return tok
+
+
+def decode(tok, ids, skip):
+    """None where Hugging Face's Strip panics: it takes more from the end than there is."""
+    try:
+        return tok.decode(ids, skip_special_tokens=skip)
+    except BaseException as e:
+        if type(e).__name__ != "PanicException":
+            raise
+        return None
 
 
 def write(path, value):
@@ -248,9 +259,7 @@ def main():
         for text in all_texts:
             plain = tok.encode(text, add_special_tokens=False).ids
             special = tok.encode(text).ids
-            # (Strip from the end panics on the empty text)
-            decoded = [tok.decode(special, skip_special_tokens=skip) if special else ""
-                       for skip in (False, True)]
+            decoded = [decode(tok, special, skip) for skip in (False, True)]
             rows.append([plain, special] + decoded)
         body = ",\n".join(json.dumps(r, ensure_ascii=False, separators=(",", ":")) for r in rows)
         write(name + ".vectors.json", '{"rows":[\n' + body + "\n]}\n")
