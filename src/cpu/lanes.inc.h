@@ -331,9 +331,10 @@ static double sum_squares_of(npt_in x, int64_t first, int64_t n)
 
 /* ---- Exponential ------------------------------------------------------------------------------- */
 
-/* e^x within 1 ulp or so, subnormals included: x = n·ln 2 + r, |r| ≤ ln 2 / 2, ln 2 in two parts of
- * which the first has 10 bits, so that n times it is exact; (e^r - 1 - r) / r² by Chebyshev
- * interpolation of degree 4 (error 8e-9); times 2^n in two factors, since n reaches ±150. */
+/* e^x within 1 ulp, subnormals included: x = n·ln 2 + r, |r| ≤ ln 2 / 2, ln 2 in two parts of which
+ * the first has 10 bits, so that n times it is exact; (e^r - 1 - r) / r² by Chebyshev
+ * interpolation of degree 4 (error 8e-9); what 1 + r rounds away is added to the small term; times
+ * 2^n in two factors, since n reaches ±150. */
 static inline vf exponential(vf x)
 {
     const float magic = 0x1.8p23f; /* adding it leaves the nearest integer in the low bits */
@@ -345,7 +346,8 @@ static inline vf exponential(vf x)
     p = p * r + 0x1.555518p-5f;
     p = p * r + 0x1.5554dcp-3f;
     p = p * r + 0.5f;
-    vf value = (r * r * p + r) + 1.0f;
+    vf sum = 1.0f + r;
+    vf value = sum + (r * r * p + (r - (sum - 1.0f)));
     vi power = (vi)shifted - 0x4b400000;
     vi half = power >> 1;
     return value * (vf)((half + 127) << 23) * (vf)((power - half + 127) << 23);
