@@ -353,14 +353,16 @@ static inline vf exponential(vf x)
     return value * (vf)((half + 127) << 23) * (vf)((power - half + 127) << 23);
 }
 
-/* σ(x) and 1 − σ(x), both to within 2 ulp wherever x lies. */
+/* σ(x) and 1 − σ(x), both within 2 ulp wherever x lies: 1 or e over 1 + e, e = e^−|x|. What 1 + e
+ * rounds away is made up for, with 1 − e/2 for its reciprocal, which is near enough. */
 static inline vf sigmoid(vf x, vf *complement)
 {
-    vf e = exponential(-magnitude(x));
-    vf big = 1.0f / (1.0f + e), small = e / (1.0f + e);
+    vf e = exponential(-magnitude(x)), one = all(1.0f);
+    vf sum = 1.0f + e, lost = (e - (sum - 1.0f)) * (1.0f - 0.5f * e);
     vi negative = x < 0.0f;
-    *complement = pick(negative, big, small);
-    return pick(negative, small, big);
+    vf left = pick(negative, e, one) / sum, right = pick(negative, one, e) / sum;
+    *complement = right - right * lost;
+    return left - left * lost;
 }
 
 /* ---- Tasks ------------------------------------------------------------------------------------- */
