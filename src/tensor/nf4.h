@@ -20,8 +20,10 @@ void npt_nf4_dequantize(const uint8_t *packed, const float *absmax, const float 
 
 /* Double quantization of absmax (blocks of 256 of them). */
 void npt_nf4_dynamic_map(float map[256]); /* the signed dynamic map, sorted */
+/* codes: one per absmax; nested_absmax: (blocks+255)/256; offset: the mean of absmax. */
 void npt_nf4_nest(const float *absmax, size_t blocks, uint8_t *codes, float *nested_absmax,
                   float *offset);
+/* absmax = map[code] · nested_absmax[i / nested_block] + offset, in F32, two roundings. */
 void npt_nf4_unnest(const uint8_t *codes, const float map[256], const float *nested_absmax,
                     size_t nested_block, float offset, size_t blocks, float *absmax);
 
