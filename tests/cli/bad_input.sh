@@ -116,7 +116,8 @@ for i in 1 2 3 4; do echo "{\"input_ids\": [$i, 5, 6, 7, 8, 9, 10, 11]}"; done >
 
 # Without this, every refusal below would mean nothing.
 # shellcheck disable=SC2086
-run pretrain $common $batch --model_name "$work/good" --dataset_name "$rows" --output_dir "$work/control"
+run pretrain $common $batch --model_name "$work/good" --dataset_name "$rows" \
+    --output_dir "$work/control"
 if [ "$code" = 0 ] && [ -n "$(ls -A "$work/control" 2>/dev/null)" ]; then
     ok 'the undamaged model trains'
 else
@@ -162,7 +163,8 @@ header '"data_offsets": *\[0,' '"data_offsets":[4,'
 bad 'a tensor that does not begin where the data begin' 1 \
     'model\.safetensors&&hole|offset|size|bytes|gap|shape|begin|cover' --model_name "$model"
 model
-own_header '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}' 12
+two='"dtype":"F32","shape":[2],"data_offsets"'
+own_header "{\"a\":{$two:[0,8]},\"b\":{$two:[4,12]}}" 12
 bad 'two tensors over each other' 1 'model\.safetensors&&overlap|offset|begin|hole' \
     --model_name "$model"
 model
@@ -170,7 +172,7 @@ own_header '{"a":{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets"
 bad 'a shape whose size overflows' 1 'model\.safetensors&&overflow|large|shape|size|big' \
     --model_name "$model"
 model
-own_header '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}' 8
+own_header "{\"a\":{$two:[0,8]},\"a\":{$two:[0,8]}}" 8
 bad 'one tensor name twice' 1 'model\.safetensors&&twice|duplicate|name' --model_name "$model"
 model
 own_header '{"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}' 8
@@ -178,7 +180,12 @@ bad 'a negative dimension' 1 'model\.safetensors&&negative|shape|dimension|-2|ra
     --model_name "$model"
 model
 header 'layers\.1\.post_attention_layernorm' 'layers.1.post_attention_layern0rm'
-bad 'a tensor that is missing' 1 'layers\.1\.post_attention_layernorm\.weight&&miss|not|no ' --model_name "$model"
+bad 'a tensor that is missing' 1 'layers\.1\.post_attention_layernorm\.weight&&miss|not|no ' \
+    --model_name "$model"
+model
+header 'model\.norm\.weight' 'model.n0rm.weight'
+refused 'evaluate without the last norm' 1 'model\.norm\.weight' evaluate --model_name "$model" \
+    --dataset_name "$rows"
 model
 config intermediate_size 96
 bad 'a tensor of another shape than the configuration says' 1 \
@@ -323,8 +330,8 @@ rm -rf "$out"
 bad_name='an instruction set that does not exist' bad_codes='1 2' bad_where=NPT_CPU_MAX
 bad_why=sse9
 # shellcheck disable=SC2086
-NPT_CPU_MAX=sse9 $limit "$npt" pretrain $common $batch $good --dataset_name "$rows" --output_dir "$out" \
-    >"$work/out" 2>"$work/err" </dev/null
+NPT_CPU_MAX=sse9 $limit "$npt" pretrain $common $batch $good --dataset_name "$rows" \
+    --output_dir "$out" >"$work/out" 2>"$work/err" </dev/null
 code=$?
 judge
 

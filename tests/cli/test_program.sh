@@ -81,7 +81,11 @@ says 'evaluate prints a table' out '^student perplexity +[0-9]'
 # shellcheck disable=SC2086
 run pretrain $short --output_dir "$work/dry" --dry_run
 passes 'a dry run ends well'
-if [ ! -e "$work/dry" ]; then ok 'and writes nothing'; else not_ok 'and writes nothing' "$work/dry"; fi
+if [ ! -e "$work/dry" ]; then
+    ok 'and writes nothing'
+else
+    not_ok 'and writes nothing' "$work/dry"
+fi
 # shellcheck disable=SC2086
 run pretrain $short --output_dir "$work/a run"
 passes 'a short run ends well'
@@ -160,9 +164,9 @@ says 'and says so' err 'npt: .*no complete checkpoint'
 
 # ---- a terminal ----
 if script -qec true /dev/null >/dev/null 2>&1 </dev/null; then
-    # shellcheck disable=SC2086
-    TERM=xterm script -qec "stty cols 50; '$npt' pretrain $(echo "$short" | tr '\n' ' ') --output_dir '$work/tty'" \
-        /dev/null >"$work/out" 2>"$work/err" </dev/null
+    command="'$npt' pretrain $(echo "$short" | tr '\n' ' ') --output_dir '$work/tty'"
+    TERM=xterm script -qec "stty cols 50; $command" /dev/null \
+        >"$work/out" 2>"$work/err" </dev/null
     tr '\r' '\n' <"$work/out" >"$work/lines"
     if grep -q '^step 3/3 ' "$work/lines" &&
         [ -z "$(grep '^step ' "$work/lines" | awk 'length > 50')" ]; then
