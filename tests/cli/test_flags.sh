@@ -4,7 +4,7 @@
 # accepted shows in what is complained about: the unknown flag that stands after them.
 . "${NPT_SRCDIR:-.}/tests/cli/lib.sh"
 nonsense='there is no flag --frobnicate'
-a='--output_dir out'
+a="--output_dir $work/never"
 
 # accepted NAME FLAG...
 accepted() {
