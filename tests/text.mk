@@ -12,3 +12,9 @@ EXTRA_DIST += tests/golden/make_tokenizers.py \
   tests/golden/tokenizers/metaspace.json tests/golden/tokenizers/metaspace.vectors.json \
   tests/golden/tokenizers/fused.json tests/golden/tokenizers/fused.vectors.json \
   tests/golden/tokenizers/splits.json tests/golden/tokenizers/splits.vectors.json
+# The committed inputs of the fuzz targets, without a fuzzer.
+check_PROGRAMS += tests/fuzz/fuzz_tokenizer_json.test tests/fuzz/fuzz_encode.test \
+  tests/fuzz/fuzz_dataset.test
+tests_fuzz_fuzz_tokenizer_json_test_SOURCES = tests/fuzz/fuzz_tokenizer_json.c tests/fuzz/driver.c
+tests_fuzz_fuzz_encode_test_SOURCES = tests/fuzz/fuzz_encode.c tests/fuzz/driver.c
+tests_fuzz_fuzz_dataset_test_SOURCES = tests/fuzz/fuzz_dataset.c tests/fuzz/driver.c

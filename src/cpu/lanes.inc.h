@@ -195,6 +195,13 @@ static inline int64_t round_up(int64_t n, int64_t multiple)
     return (n + multiple - 1) / multiple * multiple;
 }
 
+/* How far a loop over a chunk of n goes: what pads a chunk is computed, too, since sums and
+ * conversions read whole groups. */
+static inline int64_t lanes(int64_t n)
+{
+    return round_up(n, LANES);
+}
+
 static inline int64_t at_most(int64_t n, int64_t limit)
 {
     return n < limit ? n : limit;
@@ -275,9 +282,8 @@ static void round_chunk(float *values, npt_dtype dtype, int64_t n)
 {
     uint16_t halves[CHUNK];
     if (dtype == NPT_F32) return;
-    n = round_up(n, LANES);
-    narrow_halves(values, dtype, n, halves);
-    widen_halves(halves, dtype, n, values);
+    narrow_halves(values, dtype, lanes(n), halves);
+    widen_halves(halves, dtype, lanes(n), values);
 }
 
 /* ---- Sums -------------------------------------------------------------------------------------- */

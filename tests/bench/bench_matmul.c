@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* GFLOP/s of every matmul backend, each against the others in one run, alternating, median of the
- * rounds. Weights rotate through copies that together exceed the caches; data are random.
+ * rounds. Weights rotate through copies that together exceed the caches; data are random. With one
+ * thread the time is processor time, which other work on the machine disturbs less.
  *
  *     npt-bench-matmul [-t threads] [-r rounds] [-b backend,…] [-w dtype,…] [-m 1,16,…] [-s NxK,…]
  */
@@ -41,10 +42,12 @@ static const struct npt_bench_recipe {
 };
 enum { RECIPES = sizeof(recipes) / sizeof(recipes[0]) };
 
+static clockid_t bench_clock = CLOCK_MONOTONIC;
+
 static double now(void)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(bench_clock, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -205,6 +208,7 @@ int main(int argc, char **argv)
     npt_exec *execs[NPT_MAX_BACKENDS];
     int count = 0;
     parse(&options, argc, argv);
+    if (options.threads == 1) bench_clock = CLOCK_PROCESS_CPUTIME_ID;
     if (npt_cpu_detect(&cpu) != NPT_OK) return 1;
     const size_t all = npt_cpu_backends(&cpu, list);
     printf("GFLOP/s, median of %d; %s, level %s\n%43s", options.rounds, cpu.brand,

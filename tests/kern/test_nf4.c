@@ -65,7 +65,7 @@ static void check_slice(const char *name)
     static uint16_t got[4096];
     float absmax[64];
     if (!load_slice(name, &s)) {
-        print_message("fixture %s absent: not checked\n", name);
+        printf("# fixture %s absent: not checked\n", name);
         return;
     }
     if (s.head[0] == 2)
@@ -96,7 +96,7 @@ static void published_map(void **state)
     static slice s;
     float map[256];
     if (!load_slice("llama_1b_nf4_double_quant.bin", &s)) {
-        print_message("fixture absent: not checked\n");
+        printf("# fixture absent: not checked\n");
         return;
     }
     npt_nf4_dynamic_map(map);
@@ -112,7 +112,7 @@ static void decoded_slice_quantizes_back(void **state)
     uint8_t packed[2048];
     float absmax[64];
     if (!load_slice("llama_1b_nf4.bin", &s)) {
-        print_message("fixture absent: not checked\n");
+        printf("# fixture absent: not checked\n");
         return;
     }
     npt_nf4_dequantize(s.packed, (const float *)(const void *)s.absmax, s.levels, 4096, values,
