@@ -264,8 +264,8 @@ static void multiply_lanes(const npt_native_job *job, const npt_native_step *ste
     const int64_t panels = parts(job->count, rows);
     const int64_t block = step->k0 / NPT_NATIVE_DEPTH;
     int64_t left = panels * parts(step->width, wide);
-    for (int64_t lane = 0; lane < step->width; lane += wide)
-        for (int64_t p = 0; p < panels; p++, left--) {
+    for (int64_t p = 0; p < panels; p++)
+        for (int64_t lane = 0; lane < step->width; lane += wide, left--) {
             const int vectors = panel_vectors(ops, lane, step->width);
             npt_native_tile tile = {
                 .rows = rows,
