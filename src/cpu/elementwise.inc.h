@@ -74,7 +74,7 @@ static void cast_counted(const npt_cast_job *job, int64_t first, int64_t n)
         const float *x = widen(job->src, i, count, from);
         narrow(job->dst, i, count, x);
         widen_into((npt_in){job->dst.data, job->dst.dtype}, i, count, to);
-        for (int64_t j = 0; j < count; j += VF) {
+        for (int64_t j = 0; j < lanes(count); j += VF) {
             vf before = get(x + j), after = get(to + j);
             overflowed -= is_finite(before) & ~is_finite(after);
             flushed -= (before != 0.0f) & (after == 0.0f);
@@ -119,7 +119,7 @@ static void add_task(void *context, int64_t task, int worker)
         int64_t count = at_most(end - i, CHUNK);
         const float *x = widen(job->x, i, count, xs), *y = widen(job->y, i, count, ys);
         float *dst = target(job->dst, i, count, sums);
-        for (int64_t j = 0; j < count; j += VF) put(dst + j, get(x + j) + get(y + j));
+        for (int64_t j = 0; j < lanes(count); j += VF) put(dst + j, get(x + j) + get(y + j));
         narrow(job->dst, i, count, dst);
     }
 }
@@ -144,7 +144,7 @@ static void rope_chunk(const npt_rope_args *args, int64_t head, int64_t angles, 
     float *y1 = target(args->dst, head + at, n, o1);
     float *y2 = target(args->dst, head + half + at, n, o2);
     vf sign = all(args->inverse ? -1.0f : 1.0f);
-    for (int64_t i = 0; i < n; i += VF) {
+    for (int64_t i = 0; i < lanes(n); i += VF) {
         vf u = get(x1 + i), v = get(x2 + i), c = get(cosine + i), s = sign * get(sine + i);
         put(y1 + i, u * c - v * s);
         put(y2 + i, v * c + u * s);
@@ -175,7 +175,7 @@ static void rope(const npt_run *run, const npt_rope_args *args)
 /* mult of a chunk, rounded to u's dtype. */
 static void multipliers(const float *u, npt_dtype dtype, int64_t n, float mult[CHUNK])
 {
-    for (int64_t i = 0; i < n; i += VF) {
+    for (int64_t i = 0; i < lanes(n); i += VF) {
         vf unused, s = sigmoid(get(u + i), &unused);
         put(mult + i, 0.5f * s + 0.5f);
     }
@@ -191,7 +191,7 @@ static void modulate_chunk(const npt_modulate_args *args, int64_t first, int64_t
     float *dst = target(args->dst, first, n, out);
     if (u != NULL) multipliers(u, args->u.dtype, n, mult);
     vf strength = all(args->strength);
-    for (int64_t i = 0; i < n; i += VF) {
+    for (int64_t i = 0; i < lanes(n); i += VF) {
         vf value = get(g + i);
         if (u != NULL) value = value * get(mult + i);
         if (a != NULL) value = value + strength * get(a + i);
@@ -229,7 +229,7 @@ static void modulate_backward_chunk(const npt_modulate_backward_args *args, int6
     float *du = target(args->du, first, n, ou);
     if (u != NULL) multipliers(u, args->u.dtype, n, mult);
     vf strength = all(args->strength), penalty = all(args->penalty);
-    for (int64_t i = 0; i < n; i += VF) {
+    for (int64_t i = 0; i < lanes(n); i += VF) {
         vf dy = y != NULL ? get(y + i) : (vf){0};
         vf gate = g != NULL ? get(g + i) : (vf){0};
         put(dg + i, u != NULL ? dy * get(mult + i) : dy);
@@ -271,7 +271,7 @@ static void swiglu_task(void *context, int64_t task, int worker)
         int64_t n = at_most(end - i, CHUNK);
         const float *g = widen(args->g, i, n, bg), *up = widen(args->up, i, n, bu);
         float *dst = target(args->dst, i, n, out);
-        for (int64_t j = 0; j < n; j += VF) {
+        for (int64_t j = 0; j < lanes(n); j += VF) {
             vf unused, x = get(g + j);
             put(dst + j, x * sigmoid(x, &unused) * get(up + j));
         }
@@ -295,7 +295,7 @@ static void swiglu_backward_task(void *context, int64_t task, int worker)
         const float *y = widen(args->dy, i, n, by);
         const float *g = widen(args->g, i, n, bg), *up = widen(args->up, i, n, bu);
         float *dg = target(args->dg, i, n, og), *dup = target(args->dup, i, n, ou);
-        for (int64_t j = 0; j < n; j += VF) {
+        for (int64_t j = 0; j < lanes(n); j += VF) {
             vf complement, x = get(g + j), s = sigmoid(x, &complement);
             vf dy = get(y + j), u = get(up + j);
             put(dg + j, dy * u * (s * (1.0f + x * complement)));

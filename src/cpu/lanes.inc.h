@@ -195,6 +195,13 @@ static inline int64_t round_up(int64_t n, int64_t multiple)
     return (n + multiple - 1) / multiple * multiple;
 }
 
+/* How far a loop over a chunk of n goes: what pads a chunk is computed, too, since sums and
+ * conversions read whole groups. */
+static inline int64_t lanes(int64_t n)
+{
+    return round_up(n, LANES);
+}
+
 static inline int64_t at_most(int64_t n, int64_t limit)
 {
     return n < limit ? n : limit;
@@ -275,9 +282,8 @@ static void round_chunk(float *values, npt_dtype dtype, int64_t n)
 {
     uint16_t halves[CHUNK];
     if (dtype == NPT_F32) return;
-    n = round_up(n, LANES);
-    narrow_halves(values, dtype, n, halves);
-    widen_halves(halves, dtype, n, values);
+    narrow_halves(values, dtype, lanes(n), halves);
+    widen_halves(halves, dtype, lanes(n), values);
 }
 
 /* ---- Sums -------------------------------------------------------------------------------------- */
@@ -325,9 +331,10 @@ static double sum_squares_of(npt_in x, int64_t first, int64_t n)
 
 /* ---- Exponential ------------------------------------------------------------------------------- */
 
-/* e^x within 1 ulp or so, subnormals included: x = n·ln 2 + r, |r| ≤ ln 2 / 2, ln 2 in two parts of
- * which the first has 10 bits, so that n times it is exact; (e^r - 1 - r) / r² by Chebyshev
- * interpolation of degree 4 (error 8e-9); times 2^n in two factors, since n reaches ±150. */
+/* e^x within 1 ulp, subnormals included: x = n·ln 2 + r, |r| ≤ ln 2 / 2, ln 2 in two parts of which
+ * the first has 10 bits, so that n times it is exact; (e^r - 1 - r) / r² by Chebyshev
+ * interpolation of degree 4 (error 8e-9); what 1 + r rounds away is added to the small term; times
+ * 2^n in two factors, since n reaches ±150. */
 static inline vf exponential(vf x)
 {
     const float magic = 0x1.8p23f; /* adding it leaves the nearest integer in the low bits */
@@ -339,20 +346,23 @@ static inline vf exponential(vf x)
     p = p * r + 0x1.555518p-5f;
     p = p * r + 0x1.5554dcp-3f;
     p = p * r + 0.5f;
-    vf value = (r * r * p + r) + 1.0f;
+    vf sum = 1.0f + r;
+    vf value = sum + (r * r * p + (r - (sum - 1.0f)));
     vi power = (vi)shifted - 0x4b400000;
     vi half = power >> 1;
     return value * (vf)((half + 127) << 23) * (vf)((power - half + 127) << 23);
 }
 
-/* σ(x) and 1 − σ(x), both to within 2 ulp wherever x lies. */
+/* σ(x) and 1 − σ(x), both within 2 ulp wherever x lies: 1 or e over 1 + e, e = e^−|x|. What 1 + e
+ * rounds away is made up for, with 1 − e/2 for its reciprocal, which is near enough. */
 static inline vf sigmoid(vf x, vf *complement)
 {
-    vf e = exponential(-magnitude(x));
-    vf big = 1.0f / (1.0f + e), small = e / (1.0f + e);
+    vf e = exponential(-magnitude(x)), one = all(1.0f);
+    vf sum = 1.0f + e, lost = (e - (sum - 1.0f)) * (1.0f - 0.5f * e);
     vi negative = x < 0.0f;
-    *complement = pick(negative, big, small);
-    return pick(negative, small, big);
+    vf left = pick(negative, e, one) / sum, right = pick(negative, one, e) / sum;
+    *complement = right - right * lost;
+    return left - left * lost;
 }
 
 /* ---- Tasks ------------------------------------------------------------------------------------- */

@@ -16,10 +16,11 @@
 
 enum {
     RESIDENT_MAX = 512, /* vectors of the resident matrix packed at once; a multiple of 32 */
-    CHUNK_LANES = 128,  /* most streamed vectors of a task, as lanes */
+    CHUNK_LANES = NPT_NATIVE_CHUNK, /* most streamed vectors of a task, as lanes */
     CHUNK_PANELS = 8,   /* the same as rows: panels */
     TASKS_WANTED = 16,  /* smaller chunks where there would be fewer tasks */
     DOT_CHUNK = 64,     /* W rows of a task on the route for few tokens */
+    MAX_AHEAD = 4096,   /* lines asked for before they are packed */
     SMALL_DEPTH = 64    /* below, turning C costs more than turning an operand */
 };
 
@@ -104,7 +105,7 @@ static void shape_chunks(npt_native_shape *shape)
         shape->resident_rows = tile_rows(&shape->ops, min64(shape->resident, shape->block));
         sums_rows = round_up(shape->block, shape->resident_rows);
         sums_lanes = shape->chunk;
-        shape->panel_floats = (size_t)NPT_NATIVE_DEPTH * (size_t)wide;
+        shape->panel_floats = (size_t)(NPT_NATIVE_DEPTH * shape->chunk);
     } else {
         shape->stream_rows = tile_rows(&shape->ops, shape->streamed);
         const int64_t height = shape->stream_rows;
@@ -194,48 +195,64 @@ static void store_area(const npt_native_job *job, const npt_native_area *area)
     }
 }
 
-/* Asks for the lines that the next panel will be packed from: one of `shares` equal parts. */
-static void prefetch_part(const npt_native_operand *src, int64_t first, int64_t width, int64_t k0,
-                          int64_t part, int64_t shares)
+/* What is packed next, as the lines of memory it will be read from. */
+typedef struct npt_native_ahead {
+    const char *lines[MAX_AHEAD];
+    int64_t count, used;
+} npt_native_ahead;
+
+static void list_lines(const npt_native_operand *src, int64_t first, int64_t width, int64_t k0,
+                       npt_native_ahead *ahead)
 {
     const int64_t bits = src->dtype == NPT_NF4 ? 4 : src->dtype == NPT_F32 ? 32 : 16;
     const int64_t depth = min64(NPT_NATIVE_DEPTH, src->depth - k0);
-    const int64_t outer = src->k_inside ? min64(width, src->count - first) : depth;
-    const int64_t inner = src->k_inside ? depth : min64(width, src->count - first);
-    const int64_t outer0 = src->k_inside ? first : k0, inner0 = src->k_inside ? k0 : first;
+    const int64_t vectors = min64(width, src->count - first);
+    const int64_t outer = src->k_inside ? vectors : depth;
+    const int64_t inner = src->k_inside ? depth : vectors;
     const int64_t stride = src->k_inside ? src->depth : src->count;
-    const int64_t end = outer * (part + 1) / shares;
-    for (int64_t i = outer * part / shares; i < end; i++) {
-        const int64_t index = (outer0 + i) * stride + inner0;
-        const char *line = (const char *)src->data + index * bits / 8;
-        for (int64_t byte = 0; byte < inner * bits / 8; byte += 64)
-            __builtin_prefetch(line + byte, 0, 2);
-    }
+    int64_t index = src->k_inside ? first * stride + k0 : k0 * stride + first;
+    for (int64_t i = 0; i < outer; i++, index += stride)
+        for (int64_t byte = 0; byte < inner * bits / 8 && ahead->count < MAX_AHEAD; byte += 64)
+            ahead->lines[ahead->count++] = (const char *)src->data + index * bits / 8 + byte;
 }
 
-/* One packed panel of the streamed matrix against everything resident, one k block. */
+/* A streamed panel, or a chunk of lane panels, at one k block. */
 typedef struct npt_native_step {
-    int64_t first, width;     /* the streamed panel */
-    int64_t k0, next, next_k0; /* next: the panel after it, or -1 */
+    int64_t first, width, k0, depth;
     const float *panel;
+    npt_native_ahead *ahead;
 } npt_native_step;
+
+/* Runs a tile; it asks for its share of the lines ahead, `left` tiles being still to come. */
+static void run_tile(const npt_native_ops *ops, npt_native_tile *tile, npt_native_ahead *ahead,
+                     int64_t left)
+{
+    tile->lines = ahead->lines + ahead->used;
+    tile->line_count = min64(parts(ahead->count - ahead->used, left), tile->depth);
+    ahead->used += tile->line_count;
+    ops->tile(tile);
+}
 
 static void multiply_rows(const npt_native_job *job, const npt_native_step *step,
                           const npt_native_area *area)
 {
     const npt_native_ops *ops = &job->shape.ops;
-    const int64_t depth = min64(NPT_NATIVE_DEPTH, job->desc->k - step->k0);
     const int64_t panels = parts(job->count, 2 * ops->lanes);
     for (int64_t p = 0; p < panels; p++) {
         const int64_t lane = p * 2 * ops->lanes;
         const int vectors = panel_vectors(ops, lane, job->count);
         const int width = vectors * ops->lanes;
-        if (step->next >= 0)
-            prefetch_part(&job->stream, step->next, step->width, step->next_k0, p, panels);
-        ops->tile((int)step->width, vectors, depth, step->panel,
-                  job->packed + lane * job->desc->k + step->k0 * width,
-                  area->sums + lane * area->panel_rows + (step->first - area->row_first) * width,
-                  step->k0 > 0);
+        npt_native_tile tile = {
+            .rows = (int)step->width,
+            .vectors = vectors,
+            .depth = step->depth,
+            .row = step->panel,
+            .lane = job->packed + lane * job->desc->k + step->k0 * width,
+            .sums =
+                area->sums + lane * area->panel_rows + (step->first - area->row_first) * width,
+            .add = step->k0 > 0,
+        };
+        run_tile(ops, &tile, step->ahead, panels - p);
     }
 }
 
@@ -243,21 +260,25 @@ static void multiply_lanes(const npt_native_job *job, const npt_native_step *ste
                            const npt_native_area *area)
 {
     const npt_native_ops *ops = &job->shape.ops;
-    const int rows = job->shape.resident_rows;
-    const int64_t depth = min64(NPT_NATIVE_DEPTH, job->desc->k - step->k0);
+    const int rows = job->shape.resident_rows, wide = 2 * ops->lanes;
     const int64_t panels = parts(job->count, rows);
     const int64_t block = step->k0 / NPT_NATIVE_DEPTH;
-    const int64_t lane = step->first - area->lane_first;
-    const int vectors = (int)(step->width / ops->lanes);
-    for (int64_t p = 0; p < panels; p++) {
-        if (step->next >= 0)
-            prefetch_part(&job->stream, step->next, step->width, step->next_k0, p, panels);
-        ops->tile(rows, vectors, depth,
-                  job->packed + (p * job->shape.depth_blocks + block) * rows * NPT_NATIVE_DEPTH,
-                  step->panel,
-                  area->sums + lane * area->panel_rows + p * rows * vectors * ops->lanes,
-                  step->k0 > 0);
-    }
+    int64_t left = panels * parts(step->width, wide);
+    for (int64_t p = 0; p < panels; p++)
+        for (int64_t lane = 0; lane < step->width; lane += wide, left--) {
+            const int vectors = panel_vectors(ops, lane, step->width);
+            npt_native_tile tile = {
+                .rows = rows,
+                .vectors = vectors,
+                .depth = step->depth,
+                .row = job->packed +
+                       (p * job->shape.depth_blocks + block) * rows * NPT_NATIVE_DEPTH,
+                .lane = step->panel + lane * NPT_NATIVE_DEPTH,
+                .sums = area->sums + lane * area->panel_rows + p * rows * vectors * ops->lanes,
+                .add = step->k0 > 0,
+            };
+            run_tile(ops, &tile, step->ahead, left);
+        }
 }
 
 static npt_native_area area_of(const npt_native_job *job, int64_t first, int64_t count, float *sums)
@@ -276,30 +297,31 @@ static void chunk_task(void *context, int64_t index, int worker)
     const npt_native_shape *shape = &job->shape;
     const npt_native_ops *ops = &shape->ops;
     const bool as_lanes = shape->stream_w == shape->lanes_w;
-    const int64_t first = index * shape->chunk;
+    const int64_t k = job->desc->k, first = index * shape->chunk;
     const int64_t end = min64(first + shape->chunk, shape->streamed);
-    const int64_t unit = as_lanes ? 2 * ops->lanes : shape->stream_rows;
+    const int64_t unit = as_lanes ? round_up(end - first, ops->lanes) : shape->stream_rows;
     float *sums =
         (void *)(job->scratch->worker + (size_t)worker * job->scratch->worker_stride);
     float *panel = sums + shape->sums_floats;
     const npt_native_area area = area_of(job, first, end - first, sums);
-    for (int64_t k0 = 0; k0 < job->desc->k; k0 += NPT_NATIVE_DEPTH) {
-        const int64_t depth = min64(NPT_NATIVE_DEPTH, job->desc->k - k0);
+    npt_native_ahead ahead;
+    for (int64_t k0 = 0; k0 < k; k0 += NPT_NATIVE_DEPTH)
         for (int64_t s = first; s < end; s += unit) {
-            npt_native_step step = {.first = s, .width = unit, .k0 = k0, .panel = panel};
-            step.next = s + unit < end ? s + unit : first;
-            step.next_k0 = s + unit < end ? k0 : k0 + NPT_NATIVE_DEPTH;
-            if (step.next_k0 >= job->desc->k) step.next = -1;
+            const bool last = s + unit >= end;
+            const npt_native_step step = {
+                s, unit, k0, min64(NPT_NATIVE_DEPTH, k - k0), panel, &ahead};
+            ahead.count = ahead.used = 0;
+            if (!last || k0 + NPT_NATIVE_DEPTH < k)
+                list_lines(&job->stream, last ? first : s + unit, unit,
+                           last ? k0 + NPT_NATIVE_DEPTH : k0, &ahead);
             if (as_lanes) {
-                step.width = panel_vectors(ops, s, end) * ops->lanes;
-                ops->pack_lanes(&job->stream, s, (int)step.width, k0, depth, panel);
+                ops->pack_lanes(&job->stream, s, (int)unit, k0, step.depth, panel);
                 multiply_lanes(job, &step, &area);
             } else {
-                ops->pack_rows(&job->stream, s, (int)unit, k0, depth, panel);
+                ops->pack_rows(&job->stream, s, (int)unit, k0, step.depth, panel);
                 multiply_rows(job, &step, &area);
             }
         }
-    }
     store_area(job, &area);
 }
 

@@ -16,6 +16,7 @@
 enum {
     NPT_NATIVE_DEPTH = 256,   /* k of one packed block */
     NPT_NATIVE_MAX_LANES = 16,
+    NPT_NATIVE_CHUNK = 256,   /* most lanes packed at once */
     NPT_NATIVE_DOT_ROWS = 4,  /* rows of W that the small-m route takes at once */
     NPT_NATIVE_DOT_TOKENS = 8 /* most rows of A it takes */
 };
@@ -42,6 +43,17 @@ typedef struct npt_native_store {
     bool accumulate;
 } npt_native_store;
 
+/* sums (+)= rows × lanes over `depth`. */
+typedef struct npt_native_tile {
+    int rows, vectors; /* rows: even, at most max_rows */
+    int64_t depth;
+    const float *row, *lane;
+    float *sums;
+    bool add;                 /* else the sums start from zero */
+    const char *const *lines; /* addresses that will be read soon, at most one per k */
+    int64_t line_count;
+} npt_native_tile;
+
 typedef struct npt_native_ops {
     int lanes, max_rows;
     /* `count` elements from flat index `index`. */
@@ -49,12 +61,11 @@ typedef struct npt_native_ops {
     /* `rows` vectors from `first`, k0 … k0+depth-1, into the form "rows". */
     void (*pack_rows)(const npt_native_operand *src, int64_t first, int rows, int64_t k0,
                       int64_t depth, float *dst);
-    /* `width` vectors (one or two times lanes) from `first` into the form "lanes". */
+    /* `width` vectors (a multiple of lanes) from `first` into panels of the form "lanes", all two
+     * vectors wide but for an odd last one, NPT_NATIVE_DEPTH × 2 × lanes apart. */
     void (*pack_lanes)(const npt_native_operand *src, int64_t first, int width, int64_t k0,
                        int64_t depth, float *dst);
-    /* sums (+)= rows × lanes over `depth`. rows: even, at most max_rows. */
-    void (*tile)(int rows, int vectors, int64_t depth, const float *row, const float *lane,
-                 float *sums, bool add);
+    void (*tile)(const npt_native_tile *tile);
     /* Row r of the sums is row r of C; or, transposed, column r of C. */
     void (*store)(const npt_native_store *piece);
     void (*store_transposed)(const npt_native_store *piece);

@@ -117,68 +117,133 @@ static void pack_turned(const npt_native_operand *src, int64_t first, int width,
     }
 }
 
+/* One row of a matrix whose k lies outside, spread over the panels. NF4: `index` and the row
+ * length are multiples of LANES. */
+INLINE void pack_line(const npt_dtype dtype, const npt_native_operand *src, int64_t index,
+                      int64_t valid, int width, int64_t k, float *dst)
+{
+    const float *floats = (const float *)src->data + index;
+    const uint16_t *halves = (const uint16_t *)src->data + index;
+    const uint8_t *packed = (const uint8_t *)src->data + index / 2;
+    for (int64_t i = 0; i < width; i += LANES) {
+        const int64_t panel = i - i % (2 * LANES);
+        const int64_t stride = width - panel > LANES ? 2 * LANES : LANES;
+        float *to = dst + panel * NPT_NATIVE_DEPTH + k * stride + (i - panel);
+        if (valid - i < LANES) {
+            float line[LANES] = {0};
+            if (i < valid) widen(src, index + i, valid - i, line);
+            v_store(to, v_load(line));
+        } else if (dtype == NPT_F32) {
+            v_store(to, v_load(floats + i));
+        } else if (dtype == NPT_F16) {
+            v_store(to, v_from_f16(halves + i));
+        } else if (dtype == NPT_BF16) {
+            v_store(to, v_from_bf16(halves + i));
+        } else {
+            const vtable table = v_table(src->levels, src->absmax[(index + i) / 64]);
+            v_store(to, v_from_nf4(packed + i / 2, table));
+        }
+    }
+}
+
+INLINE void pack_straight(const npt_dtype dtype, const npt_native_operand *src, int64_t first,
+                          int width, int64_t k0, int64_t depth, float *dst)
+{
+    const int64_t valid = at_most(width, src->count - first);
+    for (int64_t k = 0; k < depth; k++)
+        pack_line(dtype, src, (k0 + k) * src->count + first, valid, width, k, dst);
+}
+
+/* NF4 where a vector may begin anywhere: row by row through a buffer. */
+static void pack_nf4_any(const npt_native_operand *src, int64_t first, int width, int64_t k0,
+                         int64_t depth, float *dst)
+{
+    float line[NPT_NATIVE_CHUNK] = {0};
+    const npt_native_operand buffer = {.data = line, .dtype = NPT_F32, .count = width, .depth = 1};
+    const int64_t valid = at_most(width, src->count - first);
+    for (int64_t k = 0; k < depth; k++) {
+        widen(src, (k0 + k) * src->count + first, valid, line);
+        pack_line(NPT_F32, &buffer, 0, width, width, k, dst);
+    }
+}
+
 static void pack_lanes(const npt_native_operand *src, int64_t first, int width, int64_t k0,
                        int64_t depth, float *dst)
 {
-    const int64_t valid = at_most(width, src->count - first);
-    if (src->k_inside) {
-        for (int64_t i = 0; i < width; i += LANES)
-            if (first + i < src->count)
-                pack_turned(src, first + i, width, k0, depth, dst + i);
-            else
-                for (int64_t k = 0; k < depth; k++) v_store(dst + k * width + i, v_zero());
-        return;
-    }
-    for (int64_t k = 0; k < depth; k++) {
-        widen(src, (k0 + k) * src->count + first, valid, dst + k * width);
-        for (int64_t i = valid; i < width; i++) dst[k * width + i] = 0.0f;
-    }
+    if (src->k_inside)
+        for (int i = 0; i < width; i += LANES) {
+            const int panel = i - i % (2 * LANES);
+            const int stride = width - panel > LANES ? 2 * LANES : LANES;
+            pack_turned(src, first + i, stride, k0, depth,
+                        dst + panel * NPT_NATIVE_DEPTH + (i - panel));
+        }
+    else if (src->dtype == NPT_F32)
+        pack_straight(NPT_F32, src, first, width, k0, depth, dst);
+    else if (src->dtype == NPT_F16)
+        pack_straight(NPT_F16, src, first, width, k0, depth, dst);
+    else if (src->dtype == NPT_BF16)
+        pack_straight(NPT_BF16, src, first, width, k0, depth, dst);
+    else if (src->count % LANES == 0)
+        pack_straight(NPT_NF4, src, first, width, k0, depth, dst);
+    else
+        pack_nf4_any(src, first, width, k0, depth, dst);
 }
 
 /* ---- The tile ------------------------------------------------------------------------------ */
 
-INLINE void tile_of(const int rows, const int vectors, int64_t depth, const float *row,
-                    const float *lane, float *sums, bool add)
+/* One k: every row's element times one or two vectors. */
+INLINE void tile_step(const int rows, const int vectors, const float *row, const float *lane,
+                      vf sum[MAX_ROWS][2])
+{
+    vf right[2];
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; v++) right[v] = v_load(lane + v * LANES);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++) {
+        const vf left = v_set1(row[r * NPT_NATIVE_DEPTH]);
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) sum[r][v] = v_fma(left, right[v], sum[r][v]);
+    }
+}
+
+INLINE void tile_of(const int rows, const int vectors, const npt_native_tile *tile)
 {
     const int width = vectors * LANES;
+    const int64_t every = tile->line_count > 0 ? tile->depth / tile->line_count : 0;
+    const float *row = tile->row, *lane = tile->lane;
+    int64_t k = 0;
     vf sum[MAX_ROWS][2];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; v++)
-            sum[r][v] = add ? v_load(sums + r * width + v * LANES) : v_zero();
+            sum[r][v] = tile->add ? v_load(tile->sums + r * width + v * LANES) : v_zero();
 #pragma GCC unroll 1
-    for (int64_t k = 0; k < depth; k++) {
-        vf right[2];
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) right[v] = v_load(lane + v * LANES);
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; r++) {
-            const vf left = v_set1(row[r * NPT_NATIVE_DEPTH]);
-#pragma GCC unroll 2
-            for (int v = 0; v < vectors; v++) sum[r][v] = v_fma(left, right[v], sum[r][v]);
-        }
-        row++;
-        lane += width;
+    for (int64_t l = 0; l < tile->line_count; l++) {
+        __builtin_prefetch(tile->lines[l], 0, 2);
+        for (const int64_t end = k + every; k < end; k++)
+            tile_step(rows, vectors, row + k, lane + k * width, sum);
     }
+#pragma GCC unroll 1
+    for (; k < tile->depth; k++) tile_step(rows, vectors, row + k, lane + k * width, sum);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) v_store(sums + r * width + v * LANES, sum[r][v]);
+        for (int v = 0; v < vectors; v++)
+            v_store(tile->sums + r * width + v * LANES, sum[r][v]);
 }
 
 #define TILE_CASE(count)                                                                           \
     case count:                                                                                    \
-        if (vectors == 2)                                                                          \
-            tile_of(count, 2, depth, row, lane, sums, add);                                        \
+        if (work->vectors == 2)                                                                    \
+            tile_of(count, 2, work);                                                               \
         else                                                                                       \
-            tile_of(count, 1, depth, row, lane, sums, add);                                        \
+            tile_of(count, 1, work);                                                               \
         break;
 
-static void tile(int rows, int vectors, int64_t depth, const float *row, const float *lane,
-                 float *sums, bool add)
+static void tile(const npt_native_tile *work)
 {
-    switch (rows) {
+    switch (work->rows) {
         TILE_CASES
     }
 }

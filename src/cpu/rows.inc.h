@@ -19,9 +19,9 @@ static void norm_row(const npt_norm_args *args, int64_t row)
         int64_t first = row * args->width + at, n = at_most(args->width - at, CHUNK);
         const float *x = widen(args->x, first, n, bx), *w = widen(args->weight, at, n, bw);
         float *dst = target(args->dst, first, n, out);
-        for (int64_t i = 0; i < n; i += VF) put(scaled + i, get(x + i) * scale);
+        for (int64_t i = 0; i < lanes(n); i += VF) put(scaled + i, get(x + i) * scale);
         round_chunk(scaled, args->dst.dtype, n);
-        for (int64_t i = 0; i < n; i += VF) put(dst + i, get(scaled + i) * get(w + i));
+        for (int64_t i = 0; i < lanes(n); i += VF) put(dst + i, get(scaled + i) * get(w + i));
         narrow(args->dst, first, n, dst);
     }
 }
@@ -48,7 +48,7 @@ static double weighted_dot(const npt_norm_backward_args *args, int64_t row)
         int64_t first = row * args->width + at, n = at_most(args->width - at, CHUNK);
         const float *x = widen(args->x, first, n, bx), *w = widen(args->weight, at, n, bw);
         const float *dy = widen(args->dy, first, n, by);
-        for (int64_t i = 0; i < n; i += VF) put(product + i, get(dy + i) * get(w + i));
+        for (int64_t i = 0; i < lanes(n); i += VF) put(product + i, get(dy + i) * get(w + i));
         sum_products(&sum, product, x, n);
     }
     return sum_total(&sum);
@@ -67,7 +67,7 @@ static void norm_backward_row(const npt_norm_backward_args *args, int64_t row)
         const float *dy = widen(args->dy, first, n, by);
         const float *base = widen(args->base, first, n, bb);
         float *dst = target(args->dst, first, n, out);
-        for (int64_t i = 0; i < n; i += VF) {
+        for (int64_t i = 0; i < lanes(n); i += VF) {
             vf dx = scale * (get(dy + i) * get(w + i)) - back * get(x + i);
             put(dst + i, base != NULL ? get(base + i) + dx : dx);
         }
@@ -109,7 +109,7 @@ static void distance_row(const npt_distance_args *args, int64_t row)
     for (int64_t at = 0; at < args->width; at += CHUNK) {
         int64_t first = row * args->width + at, n = at_most(args->width - at, CHUNK);
         const float *s = widen(args->s, first, n, bs), *t = widen(args->t, first, n, bt);
-        for (int64_t i = 0; i < n; i += VF)
+        for (int64_t i = 0; i < lanes(n); i += VF)
             put(difference + i, get(s + i) / by_s - get(t + i) / by_t);
         sum_products(&sum, difference, difference, n);
     }
@@ -140,7 +140,7 @@ static double radial_part(const npt_distance_backward_args *args, int64_t row, f
     for (int64_t at = 0; at < args->width; at += CHUNK) {
         int64_t first = row * args->width + at, n = at_most(args->width - at, CHUNK);
         const float *s = widen(args->s, first, n, bs), *t = widen(args->t, first, n, bt);
-        for (int64_t i = 0; i < n; i += VF) {
+        for (int64_t i = 0; i < lanes(n); i += VF) {
             vf unit = get(s + i) / all(ns);
             put(a + i, unit);
             put(e + i, unit - get(t + i) / all(nt));
@@ -164,7 +164,7 @@ static void distance_backward_row(const npt_distance_backward_args *args, int64_
         const float *s = widen(args->s, first, n, bs), *t = widen(args->t, first, n, bt);
         const float *base = widen(args->base, first, n, bb);
         float *dst = target(args->dst, first, n, out);
-        for (int64_t i = 0; i < n; i += VF) {
+        for (int64_t i = 0; i < lanes(n); i += VF) {
             vf a = get(s + i) / all(ns), e = a - get(t + i) / all(nt);
             vf ds = factor * (turns ? e - a * radial : e);
             put(dst + i, base != NULL ? get(base + i) + ds : ds);
@@ -212,7 +212,7 @@ static void exponentials(const float *x, int64_t n, float top, float dst[CHUNK])
 {
     float buffer[CHUNK];
     const float *values = widen((npt_in){x, NPT_F32}, 0, n, buffer);
-    for (int64_t i = 0; i < n; i += VF) put(dst + i, exponential(get(values + i) - all(top)));
+    for (int64_t i = 0; i < lanes(n); i += VF) put(dst + i, exponential(get(values + i) - all(top)));
     for (int64_t i = n; i % LANES != 0; i++) dst[i] = 0.0f;
 }
 
@@ -242,7 +242,7 @@ static double weighted_difference(const float *teacher, const float *student, in
         const float *t = widen((npt_in){teacher, NPT_F32}, at, count, bt);
         const float *s = widen((npt_in){student, NPT_F32}, at, count, bs);
         exponentials(teacher + at, count, top, e);
-        for (int64_t i = 0; i < count; i += VF) put(difference + i, get(t + i) - get(s + i));
+        for (int64_t i = 0; i < lanes(count); i += VF) put(difference + i, get(t + i) - get(s + i));
         sum_products(&sum, e, difference, count);
     }
     return sum_total(&sum);

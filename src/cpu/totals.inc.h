@@ -57,7 +57,7 @@ static void count_nonfinite_task(void *context, int64_t task, int worker)
         int64_t n = at_most(end - i, CHUNK);
         const float *x = widen(job->x, i, n, buffer);
         vi count = {0};
-        for (int64_t j = 0; j < n; j += VF) count -= ~is_finite(get(x + j));
+        for (int64_t j = 0; j < lanes(n); j += VF) count -= ~is_finite(get(x + j));
         found += count_lanes(count);
     }
     job->part[task] = (double)found;
@@ -78,7 +78,7 @@ static void max_abs_task(void *context, int64_t task, int worker)
     for (int64_t i = first; i < end; i += CHUNK) {
         int64_t n = at_most(end - i, CHUNK);
         const float *x = widen(job->x, i, n, buffer);
-        for (int64_t j = 0; j < n; j += VF) {
+        for (int64_t j = 0; j < lanes(n); j += VF) {
             vf value = get(x + j);
             top = larger((vf)((vi)magnitude(value) & is_finite(value)), top);
         }
@@ -115,7 +115,7 @@ static void adam_chunk(const npt_adam_job *job, int64_t first, int64_t n)
     const float *vs = widen((npt_in){args->moment2, NPT_F32}, first, n, rv);
     float *wout = target(ow, first, n, bw), *mout = target(om, first, n, bm);
     float *vout = target(ov, first, n, bv);
-    for (int64_t i = 0; i < n; i += VF) {
+    for (int64_t i = 0; i < lanes(n); i += VF) {
         vf w = get(ws + i), g = get(gs + i) * all(job->factor), m = get(ms + i), v = get(vs + i);
         if (args->decoupled)
             w = w * all(job->keep);

@@ -33,9 +33,9 @@ npt_status npt_manifest_write(const char *directory);
  * NPT_E_FORMAT with the first thing that differs. */
 npt_status npt_manifest_check(const char *directory);
 
-/* Sealed replacement: npt_seal_begin makes and returns `<path>.tmp-<pid>` (npt_free); write into it;
- * npt_seal_commit writes MANIFEST, fsyncs every file, renames onto `path` (an existing directory
- * there is replaced), fsyncs the parent. npt_seal_abandon removes the temporary one. */
+/* Sealed replacement: npt_seal_begin makes and returns `<path>.tmp-<pid>` (npt_free); write into
+ * it; npt_seal_commit writes MANIFEST, fsyncs every file, renames onto `path` (an existing
+ * directory there is replaced), fsyncs the parent. npt_seal_abandon removes the temporary one. */
 npt_status npt_seal_begin(const char *path, char **temporary);
 npt_status npt_seal_commit(const char *temporary, const char *path);
 void npt_seal_abandon(const char *temporary);

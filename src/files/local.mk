@@ -5,6 +5,7 @@ libnptcore_la_SOURCES += \
   src/files/atomic.h \
   src/files/atomic.c \
   src/files/seal.c \
+  src/files/datadir.c \
   src/files/hub.h \
   src/files/hub.c \
   src/files/json.h \

@@ -13,7 +13,7 @@
 /* Reads config.json strictly: a key that is absent gets the default of its family, a key that is
  * present must make sense, and what npt does not compute is refused by name. */
 
-enum { MAX_SIZE = 1 << 24, MAX_LAYERS = 4096, CONFIG_LIMIT = 16 << 20 };
+enum { MAX_SIZE = 1 << 24, MAX_LAYERS = 4096 };
 
 static const struct family_row {
     const char *name;
@@ -69,8 +69,9 @@ static npt_status load_sizes(const json_t *root, const char *what, npt_config *c
     if (c->hidden == 0 || c->inter == 0 || c->layers == 0 || c->heads == 0 || c->vocab == 0)
         return npt_fail(NPT_E_FORMAT, "%s: one of hidden_size, intermediate_size, num_hidden_layers, "
                                       "num_attention_heads, vocab_size is missing", what);
-    NPT_TRY(npt_json_int(root, "num_key_value_heads", what, family->kv_heads ? family->kv_heads : c->heads, 1, 65536,
-                         &c->kv_heads));
+    /* null says "as many as heads" in every family; only an absent key has the family's default */
+    bool silent = family->kv_heads == 0 || json_object_get(root, "num_key_value_heads") != NULL;
+    NPT_TRY(npt_json_int(root, "num_key_value_heads", what, silent ? c->heads : family->kv_heads, 1, 65536, &c->kv_heads));
     NPT_TRY(npt_json_int(root, "head_dim", what, family->head_dim, 1, 65536, &c->head_dim));
     NPT_TRY(npt_json_int(root, "max_position_embeddings", what, 1 << 20, 1, INT32_MAX, &c->max_positions));
     if (c->head_dim == 0) {
@@ -126,14 +127,51 @@ static npt_status load_window(const json_t *root, const char *what, npt_config *
     return npt_json_int(root, "sliding_window", what, 4096, 1, INT32_MAX, &c->window);
 }
 
+/* Newer files also list the kind of each layer. It must say what the window says. */
+static npt_status check_layer_types(const json_t *root, const char *what, const npt_config *c)
+{
+    const json_t *types = json_object_get(root, "layer_types");
+    if (types == NULL || json_is_null(types)) return NPT_OK;
+    if (json_array_size(types) != (size_t)c->layers)
+        return npt_fail(NPT_E_FORMAT, "%s: layer_types is not a list of %lld entries, one a layer", what,
+                        (long long)c->layers);
+    for (int64_t layer = 0; layer < c->layers; layer++) {
+        const char *type = json_string_value(json_array_get(types, (size_t)layer));
+        bool slides = type != NULL && strcmp(type, "sliding_attention") == 0;
+        if (!slides && (type == NULL || strcmp(type, "full_attention") != 0))
+            return npt_fail(NPT_E_UNSUPPORTED, "%s: layer_types has \"%s\" for layer %lld; npt knows full_attention and "
+                                               "sliding_attention", what, type != NULL ? type : "no name", (long long)layer);
+        if (slides != (c->window > 0 && layer >= c->window_from_layer))
+            return npt_fail(NPT_E_UNSUPPORTED, "%s: layer_types says %s for layer %lld, the keys of the sliding window say "
+                                               "otherwise; npt does not mix them in another way", what, type, (long long)layer);
+    }
+    return NPT_OK;
+}
+
+/* Parts of a head that are not turned, and angles that differ between kinds of layers. */
+static npt_status check_rope_extras(const json_t *object, const char *what)
+{
+    double part;
+    NPT_TRY(npt_json_real(object, "partial_rotary_factor", what, 1, 0, 1, &part));
+    if (part != 1)
+        return npt_fail(NPT_E_UNSUPPORTED, "%s: partial_rotary_factor %g is not supported; npt knows 1", what, part);
+    if (json_is_object(json_object_get(object, "full_attention")) ||
+        json_is_object(json_object_get(object, "sliding_attention")))
+        return npt_fail(NPT_E_UNSUPPORTED, "%s: RoPE parameters for each kind of layer are not supported; npt knows one set",
+                        what);
+    return NPT_OK;
+}
+
 static npt_status load_rope(const json_t *root, const char *what, npt_config *c)
 {
     const json_t *scaling = json_object_get(root, "rope_parameters");
     if (scaling == NULL || json_is_null(scaling)) scaling = json_object_get(root, "rope_scaling");
     NPT_TRY(npt_json_real(root, "rope_theta", what, 10000, 1, 1e12, &c->rope_theta));
+    NPT_TRY(check_rope_extras(root, what));
     if (scaling == NULL || json_is_null(scaling)) return NPT_OK;
     if (!json_is_object(scaling)) return npt_fail(NPT_E_FORMAT, "%s: the RoPE parameters are not an object", what);
     const char *type;
+    NPT_TRY(check_rope_extras(scaling, what));
     NPT_TRY(npt_json_real(scaling, "rope_theta", what, c->rope_theta, 1, 1e12, &c->rope_theta));
     NPT_TRY(npt_json_string(scaling, "type", what, "default", &type));
     NPT_TRY(npt_json_string(scaling, "rope_type", what, type, &type));
@@ -206,6 +244,7 @@ npt_status npt_config_load(const char *directory, npt_config *config)
     NPT_TRY_GOTO(status, out, load_sizes(root, path, &c));
     NPT_TRY_GOTO(status, out, load_switches(root, path, &c));
     NPT_TRY_GOTO(status, out, load_window(root, path, &c));
+    NPT_TRY_GOTO(status, out, check_layer_types(root, path, &c));
     NPT_TRY_GOTO(status, out, load_rope(root, path, &c));
     NPT_TRY_GOTO(status, out, load_dtype(root, path, &c));
     NPT_TRY_GOTO(status, out, load_quantization(root, path, &c));

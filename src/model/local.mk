@@ -6,7 +6,12 @@ libnptcore_la_SOURCES += \
   src/model/batch.h \
   src/model/block.c \
   src/model/block.h \
+  src/model/byte_tokenizer.c \
+  src/model/byte_tokenizer.h \
   src/model/config.c \
   src/model/config.h \
+  src/model/make_model.c \
   src/model/model.c \
-  src/model/model.h
+  src/model/model.h \
+  src/model/random_weights.c \
+  src/model/random_weights.h

@@ -4,6 +4,7 @@
 #ifndef NPT_TRAIN_SETUP_H
 #define NPT_TRAIN_SETUP_H
 
+#include "model/adapter.h"
 #include "model/model.h"
 #include "text/dataset.h"
 

@@ -3,11 +3,12 @@
 checks = $(top_srcdir)/tests/checks
 EXTRA_DIST += tests/checks/layers.sh tests/checks/symbols.sh tests/checks/isa-leak.sh \
   tests/checks/style.sh tests/checks/fuzz.sh tests/abi/npt.sym
-.PHONY: build-tests check-layers check-symbols check-isa-leak check-style check-valgrind check-isa check-full \
-  fuzz bench
+.PHONY: build-tests check-layers check-symbols check-isa-leak check-style check-valgrind \
+  check-isa check-full fuzz bench
 
-# The tests built, none run.
-build-tests: all $(check_PROGRAMS)
+# The tests built, none run. One after the other: `all` is a make of its own.
+build-tests: all
+	$(MAKE) $(AM_MAKEFLAGS) $(check_PROGRAMS)
 
 check-layers:
 	@$(SHELL) $(checks)/layers.sh $(top_srcdir)
@@ -46,7 +47,5 @@ FUZZ_SECONDS = 20
 fuzz:
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) bash $(checks)/fuzz.sh $(top_srcdir) $(top_builddir) $(FUZZ)
 
-# Matmul backends side by side on this machine.
-BENCH_FLAGS =
-bench: npt$(EXEEXT)
-	./npt$(EXEEXT) bench $(BENCH_FLAGS)
+# Measurements on this machine; the areas that have some add prerequisites.
+bench:

@@ -71,6 +71,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     npt_st *st = NULL;
     set_up();
     bool as_index = bytes > 0 && data[0] == 'I';
+    if (bytes == 0) data = (const uint8_t *)""; /* may be NULL, which has no arithmetic */
     put(as_index ? index_path : file_path, data + as_index, bytes - as_index);
     if (npt_st_open(&st, as_index ? directory : file_path, false) != NPT_OK) {
         if (npt_error_message()[0] == '\0') abort();
