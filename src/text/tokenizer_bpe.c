@@ -321,15 +321,18 @@ static npt_status encode_word(npt_tokenizer *t, const char *word, size_t length,
     return NPT_OK;
 }
 
+/* The word's ids are those from `before` on; perhaps none, and then the list may have no memory. */
 static void remember(npt_cache_slot *slot, uint64_t hash, const char *word, size_t length,
-                     const int32_t *ids, size_t count)
+                     const npt_ids *ids, size_t before)
 {
+    size_t count = ids->count - before;
+
     if (count > NPT_CACHE_IDS) return;
     slot->hash = hash;
     slot->length = (uint8_t)length;
     slot->count = (uint8_t)count;
     memcpy(slot->word, word, length);
-    if (count > 0) memcpy(slot->ids, ids, count * sizeof(*ids));
+    if (count > 0) memcpy(slot->ids, ids->data + before, count * sizeof(*ids->data));
 }
 
 npt_status npt_bpe_encode(npt_tokenizer *t, const char *word, size_t length, npt_ids *ids)
@@ -350,8 +353,6 @@ npt_status npt_bpe_encode(npt_tokenizer *t, const char *word, size_t length, npt
         return NPT_OK;
     }
     NPT_TRY(encode_word(t, word, length, ids));
-    /* A word may come to nothing, and then there may be no array yet. */
-    if (ids->count > before)
-        remember(slot, hash, word, length, ids->data + before, ids->count - before);
+    remember(slot, hash, word, length, ids, before);
     return NPT_OK;
 }
