@@ -20,6 +20,7 @@ include $(top_srcdir)/tests/files.mk
 include $(top_srcdir)/tests/text.mk
 include $(top_srcdir)/tests/tensor.mk
 include $(top_srcdir)/tests/cpu.mk
+include $(top_srcdir)/tests/ops.mk
 include $(top_srcdir)/tests/model.mk
 include $(top_srcdir)/tests/train.mk
 include $(top_srcdir)/tests/cli.mk

@@ -1,1 +1,26 @@
 # SPDX-License-Identifier: BSD-2-Clause
+libnptcore_la_SOURCES += \
+  src/train/advice.c \
+  src/train/advice.h \
+  src/train/checkpoint.c \
+  src/train/checkpoint.h \
+  src/train/describe.c \
+  src/train/describe.h \
+  src/train/distill.c \
+  src/train/distill.h \
+  src/train/evaluate.c \
+  src/train/loader.c \
+  src/train/loader.h \
+  src/train/metrics.c \
+  src/train/metrics.h \
+  src/train/optimizer.c \
+  src/train/optimizer.h \
+  src/train/options.c \
+  src/train/options.h \
+  src/train/scaler.c \
+  src/train/scaler.h \
+  src/train/schedule.c \
+  src/train/schedule.h \
+  src/train/setup.c \
+  src/train/setup.h \
+  src/train/trainer.c

@@ -33,11 +33,12 @@ for name do
         -fno-sanitize-recover=undefined -I. -I"$src/src" "$src/tests/fuzz/fuzz_$name.c" \
         libnptcore.la -o "fuzz_$name"
     mkdir -p "new/$name"
-    seeds=$src/tests/fuzz/corpus/$name
+    seeds=$src/tests/fuzz/corpus/$name words=$src/tests/fuzz/$name.dict
     echo "fuzz_$name: $seconds s"
     if ! ./"fuzz_$name" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -verbosity=0 \
-        -print_final_stats=1 -artifact_prefix="crash_${name}_" "new/$name" \
-        $([ -d "$seeds" ] && echo "$seeds") >"fuzz_$name.log" 2>&1; then
+        -print_final_stats=1 -artifact_prefix="crash_${name}_" \
+        $([ ! -f "$words" ] || echo "-dict=$words") "new/$name" \
+        $([ ! -d "$seeds" ] || echo "$seeds") >"fuzz_$name.log" 2>&1; then
         failed="$failed $name"
         tail -n 30 "fuzz_$name.log"
     else

@@ -3,8 +3,12 @@
 checks = $(top_srcdir)/tests/checks
 EXTRA_DIST += tests/checks/layers.sh tests/checks/symbols.sh tests/checks/isa-leak.sh \
   tests/checks/style.sh tests/checks/fuzz.sh tests/abi/npt.sym
-.PHONY: check-layers check-symbols check-isa-leak check-style check-valgrind check-isa check-full \
-  fuzz bench
+.PHONY: build-tests check-layers check-symbols check-isa-leak check-style check-valgrind \
+  check-isa check-full fuzz bench
+
+# The tests built, none run. One after the other: `all` is a make of its own.
+build-tests: all
+	$(MAKE) $(AM_MAKEFLAGS) $(check_PROGRAMS)
 
 check-layers:
 	@$(SHELL) $(checks)/layers.sh $(top_srcdir)
@@ -20,13 +24,13 @@ check-style:
 VALGRIND = valgrind --quiet --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite
 VALGRIND_SKIP =
 VALGRIND_TESTS = $(filter-out $(VALGRIND_SKIP),$(filter tests/unit/%,$(check_PROGRAMS)))
-check-valgrind: all $(check_PROGRAMS)
+check-valgrind: build-tests
 	$(MAKE) $(AM_MAKEFLAGS) check-TESTS TESTS='$(VALGRIND_TESTS)' \
 	  TEST_LOG_COMPILER='$(LIBTOOL) --silent --mode=execute $(VALGRIND)'
 
 # The tests of kernels once a level; a level this CPU lacks repeats the one below it.
 ISA_TESTS = $(filter tests/kern/% tests/grad/% tests/unit/test_cpu%,$(check_PROGRAMS))
-check-isa: all $(check_PROGRAMS)
+check-isa: build-tests
 	for level in reference avx2 avx512 avx512_bf16 avx512_fp16 amx; do \
 	  echo "== NPT_CPU_MAX=$$level"; \
 	  NPT_CPU_MAX=$$level $(MAKE) $(AM_MAKEFLAGS) check-TESTS TESTS='$(ISA_TESTS)' || exit 1; \
@@ -43,7 +47,5 @@ FUZZ_SECONDS = 20
 fuzz:
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) bash $(checks)/fuzz.sh $(top_srcdir) $(top_builddir) $(FUZZ)
 
-# Matmul backends side by side on this machine.
-BENCH_FLAGS =
-bench: npt$(EXEEXT)
-	./npt$(EXEEXT) bench $(BENCH_FLAGS)
+# Measurements on this machine; the areas that have some add prerequisites.
+bench:

@@ -12,8 +12,10 @@ Needs torch, transformers, safetensors, tokenizers. The layout of the output is 
 import json
 import math
 import os
+import re
 import shutil
 import sys
+import zlib
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +53,7 @@ DEFAULT = dict(objective="pretrain", loss="normalized", distill="end-to-end", mo
                rank=4, layers=None, regularization_lambda=0.01, optimizer="adamw", weight_decay=0.01,
                learning_rate=1e-3, scheduler="constant", warmup_steps=0, max_steps=5, max_grad_norm=0.1,
                batch_size=2, gradient_accumulation_steps=2)
+QUANTIZED = ("nf4", "nf4-double")  # models that make_nf4.py writes; rule R1, so F32 is their only lower dtype
 CASES = {
     "llama": {}, "llama-rope-llama3": {}, "llama-rope-linear-bias": {}, "mistral": {}, "qwen2": {},
     "qwen3": dict(rank=6),
@@ -68,7 +71,8 @@ CASES = {
     "llama-cosine": dict(scheduler="cosine", warmup_steps=2, max_steps=8),
     "llama-ragged": dict(rows=7),
     "llama-finetune": dict(objective="finetune", regularization_lambda=0.001),
-    "tiny-llama": dict(rank=8, rows=4),
+    "nf4": {}, "nf4-double": {},
+    "tiny-llama": dict(rank=8, rows=4, layers=[0, 2, 4]),
 }
 STEPS = 5
 
@@ -88,7 +92,7 @@ def relative(a, b):
 def make_model(name):
     """A random model far from any trivial point, saved as a Hugging Face directory."""
     cls, config_cls, config, dtype = MODELS[name]
-    gen = torch.Generator().manual_seed(1000 + sorted(MODELS).index(name))
+    gen = torch.Generator().manual_seed(zlib.crc32(b"model " + name.encode()))
     model = cls(config_cls(**config))
     for key, p in sorted(model.named_parameters()):
         value = torch.randn(p.shape, generator=gen)
@@ -123,6 +127,22 @@ def write_config(out, name, config, dtype):
         f.write(json.dumps(c, indent=2, sort_keys=True) + "\n")
 
 
+def decoded(raw):
+    """A checkpoint's tensors, with 4-bit weights decoded as their stored maps say."""
+    mark, out = ".quant_state.bitsandbytes__nf4", {}
+    for key in [k.removesuffix(mark) for k in raw if k.endswith(mark)]:
+        state = json.loads(bytes(raw[key + mark].tolist()))
+        absmax = raw[key + ".absmax"]
+        if key + ".nested_absmax" in raw:
+            outer = raw[key + ".nested_absmax"].repeat_interleave(state["nested_blocksize"])[:absmax.numel()]
+            absmax = raw[key + ".nested_quant_map"][absmax.long()] * outer + state["nested_offset"]
+        byte = raw[key].view(-1).long()
+        level = raw[key + ".quant_map"][torch.stack((byte >> 4, byte & 15), 1).view(-1)[:math.prod(state["shape"])]]
+        out[key] = (level * absmax.repeat_interleave(state["blocksize"])[:level.numel()]).view(state["shape"])
+    out.update({k: v for k, v in raw.items() if not any(k.startswith(q) for q in list(out))})
+    return out
+
+
 class Frozen:
     """Weights of one dtype, and what of the configuration the arithmetic needs."""
 
@@ -132,7 +152,7 @@ class Frozen:
         self.path, self.dtype = path, dtype
         self.inner = F64 if dtype == F64 else F32  # where transformers says float32
         raw = load_file(os.path.join(path, "model.safetensors"))
-        self.w = {k: v.to(dtype) for k, v in raw.items()}
+        self.w = {k: v.to(dtype) for k, v in decoded(raw).items()}
         self.d, self.f = c["hidden_size"], c["intermediate_size"]
         self.L, self.heads, self.kv = c["num_hidden_layers"], c["num_attention_heads"], c["num_key_value_heads"]
         self.head_dim = c.get("head_dim") or self.d // self.heads
@@ -435,7 +455,7 @@ def rows_of(case, frozen, name):
 
 def initial(case, frozen, name):
     """Adapters of a size that keeps every gradient alive."""
-    gen = torch.Generator().manual_seed(2000 + sorted(CASES).index(name))
+    gen = torch.Generator().manual_seed(zlib.crc32(b"case " + name.encode()))
     size = {"A_proj": (case["rank"], frozen.d, 0.1), "B_add": (frozen.f, case["rank"], 0.05),
             "B_mult": (frozen.f, case["rank"], 0.3)}
     parts = {"both": ("A_proj", "B_add", "B_mult"), "additive": ("A_proj", "B_add"),
@@ -488,12 +508,13 @@ def write(out, case, tensors):
     for name, group in tensors.items():
         save_file({k: v.to(F32).contiguous() for k, v in group.items()}, os.path.join(out, name))
     with open(os.path.join(out, "case.json"), "w") as f:
-        f.write(json.dumps(case, indent=1, sort_keys=True) + "\n")
+        text = json.dumps(case, indent=1, sort_keys=True)
+        f.write(re.sub(r"\[[^\[\]{}]*\]", lambda m: re.sub(r"\s+", " ", m.group()), text) + "\n")
 
 
 def make_case(name):
     case = dict(DEFAULT, **CASES[name])
-    model = name if name in MODELS else "llama"
+    model = name if name in (*MODELS, *QUANTIZED) else "llama"
     path = os.path.join(ROOT, "data", "tiny-llama") if name == "tiny-llama" else os.path.join(HERE, "models", model)
     frozen = Frozen(path, F64)
     case["model"] = os.path.relpath(path, ROOT)
@@ -503,7 +524,8 @@ def make_case(name):
         case["labels"] = [[-100] * min(2, len(r)) + r[2:] if n != 2 else [-100] * len(r)
                           for n, r in enumerate(case["rows"])]
     init = initial(case, frozen, name)
-    check_against_transformers(path, *batch_of(case, plan(case)[0][0])[:2])
+    if name not in QUANTIZED:
+        check_against_transformers(path, *batch_of(case, plan(case)[0][0])[:2])
     truth = train(frozen, case, init)
     check_gradient(frozen, case, truth)
     expect = {f"grad.{k}": v for k, v in truth["grads"].items()}
@@ -514,7 +536,7 @@ def make_case(name):
     if name in MODELS:
         expect.update(hidden(frozen, case, init))
     tensors, measured = {"init.safetensors": init, "expect.safetensors": expect}, {}
-    for key, dtype in LOW.items():
+    for key, dtype in [("f32", F32)] if name in QUANTIZED else LOW.items():
         low, scale = half_run(path, case, init, dtype)
         exact = frozen.rounded_to(dtype)
         reference = truth
@@ -540,7 +562,10 @@ def main():
         for name in MODELS:
             make_model(name)
     for name in wanted or CASES:
-        make_case(name)
+        if name in QUANTIZED and not os.path.isdir(os.path.join(HERE, "models", name)):
+            print(f"{name}: run make_nf4.py, then make_golden.py {' '.join(QUANTIZED)}")
+        else:
+            make_case(name)
 
 
 if __name__ == "__main__":

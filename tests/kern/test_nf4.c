@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* NF4 against real slices that bitsandbytes quantized and dequantized on a GPU, against what its
+ * definition says at the thresholds, and against the formula of the dynamic map. */
+#include "config.h"
+
+#include "tensor/dtype.h"
+#include "tensor/nf4.h"
+
+#include <math.h>
+
+#include "../npt_test.h"
+
+/* The published thresholds (precision.md §5), greatest first: a value above number i has code 15−i.
+ * Two of them lie so near the middle of two floats that going through F64 rounds them elsewhere. */
+static const float thresholds[15] = {
+    0.8614784181118011f,   0.6427869200706482f,   0.5016634166240692f,   0.3893125355243683f,
+    0.2920137718319893f,   0.2035212516784668f,   0.1202552504837513f,   0.03979014977812767f,
+    -0.045525018125772476f, -0.13791173323988914f, -0.23460740596055984f, -0.33967943489551544f,
+    -0.4599952697753906f,  -0.6106329262256622f,  -0.8480964004493439f,
+};
+
+/* ---- Fixtures: ten u32, then the byte runs ------------------------------------------------------ */
+
+typedef struct slice {
+    uint32_t head[10];
+    float offset;
+    uint8_t packed[2048], absmax[256];
+    float levels[16], nested_absmax[16], nested_map[256];
+    uint16_t expected[4096];
+} slice;
+
+static FILE *open_fixture(const char *name)
+{
+    const char *folder = getenv("NPT_FIXTURES");
+    char path[1024];
+    if (folder != NULL) {
+        snprintf(path, sizeof path, "%s/bnb/%s", folder, name);
+    } else {
+        const char *top = getenv("NPT_SRCDIR");
+        snprintf(path, sizeof path, "%s/../shared/fixtures/bnb/%s", top != NULL ? top : ".", name);
+    }
+    return fopen(path, "rb");
+}
+
+static bool load_slice(const char *name, slice *s)
+{
+    FILE *file = open_fixture(name);
+    if (file == NULL) return false;
+    void *runs[] = {s->packed, s->absmax, s->levels, s->nested_absmax, s->nested_map, s->expected};
+    size_t room[] = {sizeof s->packed,        sizeof s->absmax,     sizeof s->levels,
+                     sizeof s->nested_absmax, sizeof s->nested_map, sizeof s->expected};
+    bool good = fread(s->head, 4, 10, file) == 10 && s->head[1] == 4096;
+    memcpy(&s->offset, &s->head[9], 4);
+    for (int i = 0; i < 6 && good; i++) {
+        size_t bytes = s->head[3 + i];
+        good = bytes <= room[i] && fread(runs[i], 1, bytes, file) == bytes;
+    }
+    fclose(file);
+    return good;
+}
+
+static void check_slice(const char *name)
+{
+    static slice s;
+    static uint16_t got[4096];
+    float absmax[64];
+    if (!load_slice(name, &s)) {
+        printf("# fixture %s absent: not checked\n", name);
+        return;
+    }
+    if (s.head[0] == 2)
+        npt_nf4_unnest(s.absmax, s.nested_map, s.nested_absmax, NPT_NF4_NESTED_BLOCK, s.offset, 64,
+                       absmax);
+    else
+        memcpy(absmax, s.absmax, sizeof absmax);
+    npt_nf4_dequantize(s.packed, absmax, s.levels, 4096, got, NPT_BF16);
+    assert_memory_equal(got, s.expected, sizeof got);
+    assert_memory_equal(s.levels, npt_nf4_levels, sizeof s.levels);
+}
+
+static void single_slice_decodes(void **state)
+{
+    (void)state;
+    check_slice("llama_1b_nf4.bin");
+}
+
+static void nested_slice_decodes(void **state)
+{
+    (void)state;
+    check_slice("llama_1b_nf4_double_quant.bin");
+}
+
+static void published_map(void **state)
+{
+    (void)state;
+    static slice s;
+    float map[256];
+    if (!load_slice("llama_1b_nf4_double_quant.bin", &s)) {
+        printf("# fixture absent: not checked\n");
+        return;
+    }
+    npt_nf4_dynamic_map(map);
+    assert_memory_equal(map, s.nested_map, sizeof map);
+}
+
+/* Levels of a decoded slice times their absmax quantize to the same bytes: each is its own level. */
+static void decoded_slice_quantizes_back(void **state)
+{
+    (void)state;
+    static slice s;
+    static float values[4096];
+    uint8_t packed[2048];
+    float absmax[64];
+    if (!load_slice("llama_1b_nf4.bin", &s)) {
+        printf("# fixture absent: not checked\n");
+        return;
+    }
+    npt_nf4_dequantize(s.packed, (const float *)(const void *)s.absmax, s.levels, 4096, values,
+                       NPT_F32);
+    npt_nf4_quantize(values, NPT_F32, 4096, packed, absmax);
+    assert_memory_equal(packed, s.packed, sizeof packed);
+    assert_memory_equal(absmax, s.absmax, sizeof absmax);
+}
+
+/* ---- The definition ---------------------------------------------------------------------------- */
+
+static unsigned code_of(float value)
+{
+    float block[2] = {value, 1.0f}; /* absmax 1: the value is compared as it is */
+    uint8_t packed;
+    float absmax;
+    npt_nf4_quantize(block, NPT_F32, 2, &packed, &absmax);
+    assert_true(absmax == 1.0f);
+    assert_int_equal(packed & 15, 15);
+    return packed >> 4;
+}
+
+static void ties_go_down(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 15; i++) {
+        float t = thresholds[i];
+        assert_int_equal(code_of(t), 14 - i);
+        assert_int_equal(code_of(nextafterf(t, 2.0f)), 15 - i);
+        assert_int_equal(code_of(nextafterf(t, -2.0f)), 14 - i);
+    }
+}
+
+static void levels_are_their_own_code(void **state)
+{
+    (void)state;
+    for (unsigned code = 0; code < 16; code++)
+        assert_int_equal(code_of(npt_nf4_levels[code]), code);
+    for (int i = 1; i < 16; i++) assert_true(npt_nf4_levels[i] > npt_nf4_levels[i - 1]);
+}
+
+/* The code is that of the nearest level: thresholds lie midway between levels. */
+static void codes_are_nearest(void **state)
+{
+    (void)state;
+    for (int i = -2000; i <= 2000; i++) {
+        float value = (float)i / 2000.0f;
+        unsigned code = code_of(value);
+        double got = fabs((double)npt_nf4_levels[code] - (double)value);
+        for (int other = 0; other < 16; other++)
+            assert_true(got <= fabs((double)npt_nf4_levels[other] - (double)value) + 1e-6);
+    }
+}
+
+static void zeros_stay_zeros(void **state)
+{
+    (void)state;
+    float zeros[130] = {0}, absmax[3], back[130];
+    uint8_t packed[65];
+    zeros[70] = 2.0f;
+    npt_nf4_quantize(zeros, NPT_F32, 130, packed, absmax);
+    assert_true(absmax[0] == 0.0f && absmax[1] == 2.0f && absmax[2] == 0.0f);
+    npt_nf4_dequantize(packed, absmax, npt_nf4_levels, 130, back, NPT_F32);
+    for (int i = 0; i < 130; i++) assert_true(back[i] == zeros[i]);
+}
+
+static void odd_lengths_and_halves(void **state)
+{
+    (void)state;
+    enum { N = 193 };
+    static const npt_dtype dtypes[] = {NPT_F32, NPT_F16, NPT_BF16};
+    for (size_t d = 0; d < NPT_COUNT(dtypes); d++) {
+        float values[N], back[N], absmax[5] = {0, 0, 0, 0, -7.0f};
+        float stored[N]; /* room enough for halves */
+        uint8_t packed[98];
+        packed[97] = 0xa5;
+        for (int i = 0; i < N; i++) {
+            npt_store(stored, dtypes[d], (size_t)i, sinf((float)i) * (float)(1 + i / 64));
+            values[i] = npt_load(stored, dtypes[d], (size_t)i);
+        }
+        npt_nf4_quantize(stored, dtypes[d], N, packed, absmax);
+        assert_int_equal(packed[97], 0xa5);
+        assert_true(absmax[4] == -7.0f);
+        npt_nf4_dequantize(packed, absmax, npt_nf4_levels, N, back, NPT_F32);
+        for (int i = 0; i < N; i++) /* half the widest gap between levels */
+            assert_true(fabsf(back[i] - values[i]) <= 0.1520f * absmax[i / 64]);
+    }
+}
+
+/* ---- Double quantization ----------------------------------------------------------------------- */
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void map_follows_its_formula(void **state)
+{
+    (void)state;
+    double want[256] = {0.0, 1.0};
+    int count = 2;
+    for (int i = 0; i < 7; i++)
+        for (int j = 0; j < 1 << i; j++) {
+            double part = 0.9 / (1 << i), middle = 0.1 + part * (j + 0.5);
+            want[count++] = pow(10.0, i - 6) * middle;
+            want[count++] = -pow(10.0, i - 6) * middle;
+        }
+    assert_int_equal(count, 256);
+    qsort(want, 256, sizeof *want, by_value);
+    float map[256];
+    npt_nf4_dynamic_map(map);
+    for (int i = 0; i < 256; i++) assert_true(fabs(map[i] - want[i]) <= 4e-7 * fabs(want[i]));
+}
+
+static void nested_absmax_is_nearest(void **state)
+{
+    (void)state;
+    enum { N = 700 };
+    float absmax[N], map[256], nested[3], offset, back[N];
+    uint8_t codes[N];
+    double mean = 0.0;
+    for (int i = 0; i < N; i++) absmax[i] = 0.05f + 0.02f * sinf((float)i * 1.7f);
+    for (int i = 0; i < N; i++) mean += absmax[i] / (double)N;
+    npt_nf4_dynamic_map(map);
+    npt_nf4_nest(absmax, N, codes, nested, &offset);
+    npt_nf4_unnest(codes, map, nested, NPT_NF4_NESTED_BLOCK, offset, N, back);
+    assert_true(fabs(offset - mean) < 1e-8);
+    for (int i = 0; i < N; i++) {
+        double scale = nested[i / 256], x = ((double)absmax[i] - offset) / scale;
+        double got = fabs(map[codes[i]] - x);
+        for (int other = 0; other < 256; other++) assert_true(got <= fabs(map[other] - x) + 1e-6);
+        assert_true(fabs(back[i] - absmax[i]) <= 0.0071 * scale); /* half the widest gap */
+    }
+}
+
+static void equal_absmax_nests_to_itself(void **state)
+{
+    (void)state;
+    float absmax[3] = {0.25f, 0.25f, 0.25f}, map[256], nested, offset, back[3];
+    uint8_t codes[3];
+    npt_nf4_dynamic_map(map);
+    npt_nf4_nest(absmax, 3, codes, &nested, &offset);
+    npt_nf4_unnest(codes, map, &nested, NPT_NF4_NESTED_BLOCK, offset, 3, back);
+    assert_memory_equal(back, absmax, sizeof back);
+}
+
+int main(void)
+{
+    const npt_case cases[] = {
+        NPT_CASE("a slice quantized by bitsandbytes decodes to its BF16 values", single_slice_decodes),
+        NPT_CASE("a doubly quantized slice decodes to its BF16 values", nested_slice_decodes),
+        NPT_CASE("the dynamic map has the bits of a published one", published_map),
+        NPT_CASE("a decoded slice quantizes back to its bytes", decoded_slice_quantizes_back),
+        NPT_CASE("a value on a threshold goes down", ties_go_down),
+        NPT_CASE("every level is its own code", levels_are_their_own_code),
+        NPT_CASE("a code is that of the nearest level", codes_are_nearest),
+        NPT_CASE("blocks of zeros decode to zeros", zeros_stay_zeros),
+        NPT_CASE("lengths that fill neither byte nor block, from each dtype", odd_lengths_and_halves),
+        NPT_CASE("the dynamic map follows its formula", map_follows_its_formula),
+        NPT_CASE("a nested absmax is the nearest entry", nested_absmax_is_nearest),
+        NPT_CASE("equal absmax survive nesting", equal_absmax_nests_to_itself),
+    };
+    return npt_test_run("nf4", cases, NPT_COUNT(cases));
+}
