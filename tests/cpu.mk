@@ -6,7 +6,7 @@ tests_kern_test_matmul_test_SOURCES = \
   tests/npt_test.h
 
 # Speed is measured by `make bench`, never by `make check`.
-EXTRA_PROGRAMS = tests/bench/npt-bench-matmul
+EXTRA_PROGRAMS += tests/bench/npt-bench-matmul
 CLEANFILES += tests/bench/npt-bench-matmul
 tests_bench_npt_bench_matmul_SOURCES = tests/bench/bench_matmul.c
 bench: bench-matmul

@@ -350,6 +350,8 @@ npt_status npt_bpe_encode(npt_tokenizer *t, const char *word, size_t length, npt
         return NPT_OK;
     }
     NPT_TRY(encode_word(t, word, length, ids));
-    remember(slot, hash, word, length, ids->data + before, ids->count - before);
+    /* A word may come to nothing, and then there may be no array yet. */
+    if (ids->count > before)
+        remember(slot, hash, word, length, ids->data + before, ids->count - before);
     return NPT_OK;
 }

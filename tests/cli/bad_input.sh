@@ -7,7 +7,8 @@
 . "${NPT_SRCDIR:-.}/tests/cli/lib.sh"
 HF_HUB_CACHE=$work/hub
 export HF_HUB_CACHE
-common='--max_steps 2 --batch_size 1 --gradient_accumulation_steps 1 --warmup_steps 0
+batch='--batch_size 1'
+common='--max_steps 2 --gradient_accumulation_steps 1 --warmup_steps 0
     --max_length 16 --adapter_rank 2 --log_steps 1'
 out=$work/outputs
 
@@ -26,7 +27,7 @@ bad() {
     shift 3
     rm -rf "$out" "$out".*
     # shellcheck disable=SC2086
-    run pretrain $common --dataset_name "$rows" --output_dir "$out" "$@"
+    run pretrain $common $batch --dataset_name "$rows" --output_dir "$out" "$@"
     judge
 }
 
@@ -115,7 +116,8 @@ for i in 1 2 3 4; do echo "{\"input_ids\": [$i, 5, 6, 7, 8, 9, 10, 11]}"; done >
 
 # Without this, every refusal below would mean nothing.
 # shellcheck disable=SC2086
-run pretrain $common --model_name "$work/good" --dataset_name "$rows" --output_dir "$work/control"
+run pretrain $common $batch --model_name "$work/good" --dataset_name "$rows" \
+    --output_dir "$work/control"
 if [ "$code" = 0 ] && [ -n "$(ls -A "$work/control" 2>/dev/null)" ]; then
     ok 'the undamaged model trains'
 else
@@ -161,7 +163,8 @@ header '"data_offsets": *\[0,' '"data_offsets":[4,'
 bad 'a tensor that does not begin where the data begin' 1 \
     'model\.safetensors&&hole|offset|size|bytes|gap|shape|begin|cover' --model_name "$model"
 model
-own_header '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}' 12
+two='"dtype":"F32","shape":[2],"data_offsets"'
+own_header "{\"a\":{$two:[0,8]},\"b\":{$two:[4,12]}}" 12
 bad 'two tensors over each other' 1 'model\.safetensors&&overlap|offset|begin|hole' \
     --model_name "$model"
 model
@@ -169,15 +172,20 @@ own_header '{"a":{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets"
 bad 'a shape whose size overflows' 1 'model\.safetensors&&overflow|large|shape|size|big' \
     --model_name "$model"
 model
-own_header '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}' 8
+own_header "{\"a\":{$two:[0,8]},\"a\":{$two:[0,8]}}" 8
 bad 'one tensor name twice' 1 'model\.safetensors&&twice|duplicate|name' --model_name "$model"
 model
 own_header '{"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}' 8
 bad 'a negative dimension' 1 'model\.safetensors&&negative|shape|dimension|-2|range|from' \
     --model_name "$model"
 model
+header 'layers\.1\.post_attention_layernorm' 'layers.1.post_attention_layern0rm'
+bad 'a tensor that is missing' 1 'layers\.1\.post_attention_layernorm\.weight&&miss|not|no ' \
+    --model_name "$model"
+model
 header 'model\.norm\.weight' 'model.n0rm.weight'
-bad 'a tensor that is missing' 1 'model\.norm\.weight&&miss|not|no ' --model_name "$model"
+refused 'evaluate without the last norm' 1 'model\.norm\.weight' evaluate --model_name "$model" \
+    --dataset_name "$rows"
 model
 config intermediate_size 96
 bad 'a tensor of another shape than the configuration says' 1 \
@@ -246,29 +254,38 @@ bad_data() {
     shift 2
     kept=$rows
     rows=$bad_rows
+    # the bad row is one of the first step, so that no step was made
+    batch='--batch_size 4'
     bad "$bad_data_name" '1 2' "$bad_data_pattern" --model_name "$work/good" "$@"
     rows=$kept
+    batch='--batch_size 1'
 }
 set_rows cut.jsonl '{"input_ids": [1, 2, 3]}\n{"input_ids": [1, 2\n'
 bad_data 'a line that is not JSON, where that counts' 'cut\.jsonl&&(line|:) ?2' --strict_data
 set_rows range.jsonl '{"input_ids": [1, 2, 3]}\n{"input_ids": [1, 300]}\n'
 bad_data 'an id beyond the vocabulary, where that counts' 'range\.jsonl&&300' --strict_data
 set_rows negative.jsonl '{"input_ids": [-1]}\n'
-bad_data 'an id below zero, where that counts' 'negative\.jsonl&&-1' --strict_data
+bad_data 'an id below zero, where that counts' 'negative\.jsonl&&-1|not an id' --strict_data
 set_rows keys.jsonl '{"title": "x"}\n'
 bad_data 'a row without text or ids, where that counts' 'keys\.jsonl&&text|input_ids' --strict_data
 set_rows empty.jsonl ''
 bad_data 'an empty dataset' 'empty\.jsonl&&no |empty|row'
 set_rows allbad.jsonl 'x\ny\nz\n'
 bad_data 'a dataset of bad rows only' 'allbad\.jsonl&&no |row'
+model
+rm "$model/tokenizer.json"
 set_rows plain.txt 'A row of text.\n'
-bad_data 'text for a model without a tokenizer' 'tokenizer\.json|tokenizer&&no |not|miss|need'
+kept=$rows
+rows=$bad_rows
+bad 'text for a model without a tokenizer' '1 2' 'tokenizer\.json|plain\.txt&&tokenizer' \
+    --model_name "$model"
+rows=$kept
 bad_rows=$work/none.jsonl
-bad_data 'a dataset that is not there' 'none\.jsonl&&no such|not|no file|nothing'
+bad_data 'a dataset that is not there' 'none\.jsonl&&no such|not|no data|nothing'
 mkdir "$work/no-rows"
 bad_rows=$work/no-rows
 bad_data 'a directory without data' 'no-rows&&no |empty|not|nothing'
-bad 'an evaluation dataset that is not there' '1 2' 'gone\.jsonl&&no such|not|no file|nothing' \
+bad 'an evaluation dataset that is not there' '1 2' 'gone\.jsonl&&no such|not|no data|nothing' \
     --model_name "$work/good" --eval_dataset "$work/gone.jsonl"
 
 # ---- Tokenizer ----
@@ -313,8 +330,8 @@ rm -rf "$out"
 bad_name='an instruction set that does not exist' bad_codes='1 2' bad_where=NPT_CPU_MAX
 bad_why=sse9
 # shellcheck disable=SC2086
-NPT_CPU_MAX=sse9 $limit "$npt" pretrain $common $good --dataset_name "$rows" --output_dir "$out" \
-    >"$work/out" 2>"$work/err" </dev/null
+NPT_CPU_MAX=sse9 $limit "$npt" pretrain $common $batch $good --dataset_name "$rows" \
+    --output_dir "$out" >"$work/out" 2>"$work/err" </dev/null
 code=$?
 judge
 
@@ -342,16 +359,26 @@ fi
         $good --init_adapter "$work/no-adapter"
     bad 'a checkpoint to go on from that is not there' '1 2' 'no-checkpoint&&no such|not|no ' \
         $good --resume "$work/no-checkpoint"
-    bad 'going on where there is nothing to go on from' '1 2' 'outputs|resume&&no |nothing|not' \
-        $good --resume auto
 }
+
+# A wrong dataset must not cost the output directory.
+echo 'no JSON' >"$work/wrong.jsonl"
+# shellcheck disable=SC2086
+run pretrain $common $batch $good --dataset_name "$work/wrong.jsonl" --output_dir "$work/second"
+# shellcheck disable=SC2086
+run pretrain $common $batch $good --dataset_name "$rows" --output_dir "$work/second"
+if [ "$code" = 0 ]; then
+    ok 'after a refusal the same output directory serves the corrected run'
+else
+    not_ok 'after a refusal the same output directory serves the corrected run' "exit code $code"
+fi
 
 # ---- Places to write to ----
 
 if [ -n "$(ls -A "$work/control" 2>/dev/null)" ]; then
     find "$work/control" -type f -exec cksum {} + | sort >"$work/before"
     # shellcheck disable=SC2086
-    run pretrain $common $good --dataset_name "$rows" --output_dir "$work/control"
+    run pretrain $common $batch $good --dataset_name "$rows" --output_dir "$work/control"
     find "$work/control" -type f -exec cksum {} + | sort >"$work/after"
     rm -rf "$out"
     bad_name='an output directory that holds another run' bad_codes='1 2'
@@ -365,7 +392,7 @@ fi
 # Root may write everywhere, but not below a file.
 echo 'a file' >"$work/file"
 # shellcheck disable=SC2086
-run pretrain $common $good --dataset_name "$rows" --output_dir "$work/file/below"
+run pretrain $common $batch $good --dataset_name "$rows" --output_dir "$work/file/below"
 bad_name='an output directory that cannot be made' bad_codes='1 2'
 bad_where='file(/below)?' bad_why='not a directory|cannot|could not'
 judge
@@ -391,8 +418,8 @@ $limit unshare --mount sh -c '
     find "$disk" -name "*tmp*" >"$err.left"
     find "$disk" -type d -name "checkpoint-*" ! -exec test -e "{}/MANIFEST" ";" -print \
         >>"$err.left"
-    exit $code' sh "$work/disk" "$npt" "$work/err" pretrain $common $good \
-    --dataset_name "$rows" >"$work/out" 2>"$work/mount"
+    exit $code' sh "$work/disk" "$npt" "$work/err" pretrain $common $batch \
+    $good --dataset_name "$rows" >"$work/out" 2>"$work/mount"
 code=$?
 if [ $code = 77 ] || [ ! -f "$work/err.left" ]; then
     skip 'a full disk' 'no mount namespace here'

@@ -1,7 +1,14 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # What the tests of the program share: where it is, TAP, and one way to run and to look.
 # NPT_PROGRAM may name another program, an installed one say.
-npt=${NPT_PROGRAM:-${NPT_BUILDDIR:-.}/npt}
+build=${NPT_BUILDDIR:-.}
+npt=${NPT_PROGRAM:-$build/npt}
+# The script that libtool puts in front of a program takes longer than most of these runs.
+if [ -z "${NPT_PROGRAM:-}" ] && [ -x "$build/.libs/npt" ]; then
+    npt=$build/.libs/npt
+    LD_LIBRARY_PATH=$build/.libs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    export LD_LIBRARY_PATH
+fi
 srcdir=${NPT_SRCDIR:-.}
 NPT_DATADIR=$srcdir/data
 export NPT_DATADIR

@@ -4,7 +4,7 @@
 # accepted shows in what is complained about: the unknown flag that stands after them.
 . "${NPT_SRCDIR:-.}/tests/cli/lib.sh"
 nonsense='there is no flag --frobnicate'
-a='--output_dir out'
+a="--output_dir $work/never"
 
 # accepted NAME FLAG...
 accepted() {
@@ -102,8 +102,9 @@ accepted 'every other flag' --share_embeddings --dataset_name d --dataset_split 
     --num_samples 3 --max_length 64 --regularization_lambda 0 --num_epochs 1 --max_steps 5 \
     --warmup_steps 0 --max_grad_norm 0.5 --optimizer_type adam --scheduler_type cosine \
     --log_steps 1 --save_steps 5 --log_file l --run_name r --use_bf16 --modulation multiplicative \
-    --modulation_scale 0.2 --distill mixed --teacher_forcing 0.5 --loss plain --layers 0,2 --seed 1 \
-    --backend native,reference --threads 2 --resume auto --init_adapter i --save_total_limit 2 \
+    --modulation_scale 0.2 --distill mixed --teacher_forcing 0.5 --loss plain --layers 0,2 \
+    --seed 1 --backend native,reference --threads 2 --resume auto \
+    --init_adapter i --save_total_limit 2 \
     --eval_dataset e --eval_steps 5 --dry_run --no_double_quantization --strict_data \
     --initial_loss_scale 1024
 finish

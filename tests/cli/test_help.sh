@@ -75,7 +75,8 @@ for command in pretrain pretrain-safe; do
         modulation modulation_scale distill loss layers seed backend threads resume init_adapter \
         save_total_limit eval_dataset eval_steps dry_run memory_limit no_double_quantization \
         strict_data teacher_forcing initial_loss_scale shuffle pack; do
-        grep -Eq "^ --$flag .*(\(default [^)]+\)|required)" "$work/flags" || missing="$missing $flag"
+        grep -Eq "^ --$flag .*(\(default [^)]+\)|required)" "$work/flags" ||
+            missing="$missing $flag"
     done
     if [ -z "$missing" ]; then
         ok "the page of $command has every flag with its default"

@@ -81,7 +81,11 @@ says 'evaluate prints a table' out '^student perplexity +[0-9]'
 # shellcheck disable=SC2086
 run pretrain $short --output_dir "$work/dry" --dry_run
 passes 'a dry run ends well'
-if [ ! -e "$work/dry" ]; then ok 'and writes nothing'; else not_ok 'and writes nothing' "$work/dry"; fi
+if [ ! -e "$work/dry" ]; then
+    ok 'and writes nothing'
+else
+    not_ok 'and writes nothing' "$work/dry"
+fi
 # shellcheck disable=SC2086
 run pretrain $short --output_dir "$work/a run"
 passes 'a short run ends well'
@@ -90,7 +94,10 @@ says 'the summary has the loss' out '^loss  *[0-9.e+-]+ -> [0-9.e+-]+$'
 says 'the summary has the checkpoint' out '^checkpoint +.*/a run'
 says 'the command that evaluates it is one that a shell takes' out "^evaluate .*'.*/a run"
 evaluate=$(sed -n 's/^evaluate *//p' "$work/out")
-sh -c "$evaluate --num_samples 2" >"$work/out" 2>"$work/err"
+(
+    unset LD_LIBRARY_PATH
+    sh -c "$evaluate --num_samples 2"
+) >"$work/out" 2>"$work/err"
 code=$?
 passes 'and it evaluates'
 if [ -s "$work/a run/metrics.jsonl" ]; then
@@ -150,11 +157,16 @@ else
     not_ok '--resume stands once in the command that goes on' 'twice, or not at all'
 fi
 
+# shellcheck disable=SC2086
+run pretrain $short --output_dir "$work/new" --resume auto
+passes 'going on where there is nothing begins a run'
+says 'and says so' err 'npt: .*no complete checkpoint'
+
 # ---- a terminal ----
 if script -qec true /dev/null >/dev/null 2>&1 </dev/null; then
-    # shellcheck disable=SC2086
-    TERM=xterm script -qec "stty cols 50; '$npt' pretrain $(echo $short) --output_dir '$work/tty'" \
-        /dev/null >"$work/out" 2>"$work/err" </dev/null
+    command="'$npt' pretrain $(echo "$short" | tr '\n' ' ') --output_dir '$work/tty'"
+    TERM=xterm script -qec "stty cols 50; $command" /dev/null \
+        >"$work/out" 2>"$work/err" </dev/null
     tr '\r' '\n' <"$work/out" >"$work/lines"
     if grep -q '^step 3/3 ' "$work/lines" &&
         [ -z "$(grep '^step ' "$work/lines" | awk 'length > 50')" ]; then
