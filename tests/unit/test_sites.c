@@ -161,8 +161,8 @@ static void every_site_is_planned_as_specified(void **state)
         }
 }
 
-/* Forward n, attn, m, act, and of an NPT block a and z; backward dh, dattn_out or da, dgate, dup,
- * dq, dk, dv, and of an NPT block dz, z, a and a gradient a term. */
+/* Forward n, attn, m, act; backward dh, da, dgate, dup, dq, dk, dv. Of an adapter, in its own dtype:
+ * forward a, z; backward dz, z, a and a gradient a term. */
 static void operands_are_cast_under_r4_alone(void **state)
 {
     (void)state;
@@ -173,16 +173,19 @@ static void operands_are_cast_under_r4_alone(void **state)
         const bool casts = h != c;
         const int64_t forward = 2 * HIDDEN + Q + INTER, backward = 2 * HIDDEN + 2 * INTER + Q + 2 * KV;
         for (int layer = -1; layer < LAYERS; layer++) {
-            npt_site_plan f = {0}, b = {0}, w = {0};
+            npt_site_plan f = {0}, b = {0}, p_f = {0}, p_b = {0};
             if (casts && layer >= 0) {
-                f = (npt_site_plan){h, c, forward + (layer == 1 ? HIDDEN + RANK : 0)};
-                b = (npt_site_plan){h, c, backward + (layer == 1 ? HIDDEN + 2 * RANK + 2 * INTER : 0)};
+                f = (npt_site_plan){h, c, forward};
+                b = (npt_site_plan){h, c, backward};
             }
-            if (casts && layer == 1) w = (npt_site_plan){p, c, 0};
+            if (casts && layer == 1) {
+                p_f = (npt_site_plan){p, c, HIDDEN + RANK};
+                p_b = (npt_site_plan){p, c, HIDDEN + 2 * RANK + 2 * INTER};
+            }
             expect_plan(sites, NPT_SITE_OPERAND, layer, NPT_FORWARD, f);
             expect_plan(sites, NPT_SITE_OPERAND, layer, NPT_BACKWARD, b);
-            expect_plan(sites, NPT_SITE_ADAPTER_OPERAND, layer, NPT_FORWARD, w);
-            expect_plan(sites, NPT_SITE_ADAPTER_OPERAND, layer, NPT_BACKWARD, w);
+            expect_plan(sites, NPT_SITE_ADAPTER_OPERAND, layer, NPT_FORWARD, p_f);
+            expect_plan(sites, NPT_SITE_ADAPTER_OPERAND, layer, NPT_BACKWARD, p_b);
         }
         npt_sites_destroy(sites);
     }
