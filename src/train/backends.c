@@ -85,12 +85,11 @@ static int add_routes(json_t *root, const npt_setup *setup, const npt_backends_o
     for (size_t i = 0; i < products.count; i++)
         json_array_append_new(list, product_json(setup->exec, &products.list[i]));
     npt_policy_describe(&setup->policy, policy, sizeof policy);
-    int bad = json_object_set_new(
-        root, "model",
-        json_pack("{s:s, s:s, s:I, s:s}", "directory", model->directory, "family",
-                  npt_family_name(model->config.family), "layers",
-                  (json_int_t)model->config.layers, "file_dtype",
-                  npt_dtype_name(model->file_dtype)));
+    int bad = json_object_set_new(root, "model",
+                                  json_pack("{s:s, s:s, s:I, s:s}", "directory", model->directory,
+                                            "family", npt_family_name(model->config.family),
+                                            "layers", (json_int_t)model->config.layers,
+                                            "file_dtype", npt_dtype_name(model->file_dtype)));
     bad |= json_object_set_new(root, "policy", json_string(policy));
     bad |= json_object_set_new(root, "tokens", json_integer(options->tokens));
     bad |= json_object_set_new(root, "adapter_rank", json_integer(options->adapter_rank));
@@ -136,8 +135,8 @@ static void print_product(FILE *out, const json_t *p)
     const json_t *refused = json_object_get(p, "refused");
     fprintf(out, "%-16s %-4s %8" PRId64 " %8" PRId64 " %8" PRId64 " %8" PRId64 "  %-4s %-4s %-4s%s",
             text_at(p, "product"), text_at(p, "pass"), number_at(p, "per_step"), number_at(p, "m"),
-            number_at(p, "n"), number_at(p, "k"), text_at(p, "a"), text_at(p, "w"),
-            text_at(p, "c"), json_is_true(json_object_get(p, "accumulate")) ? "+ " : "  ");
+            number_at(p, "n"), number_at(p, "k"), text_at(p, "a"), text_at(p, "w"), text_at(p, "c"),
+            json_is_true(json_object_get(p, "accumulate")) ? "+ " : "  ");
     fprintf(out, "%-10s", text_at(p, "backend"));
     for (size_t i = 0; i < json_array_size(refused); i++) {
         const json_t *entry = json_array_get(refused, i);
@@ -149,16 +148,18 @@ static void print_product(FILE *out, const json_t *p)
 
 static void print_routes(FILE *out, const json_t *root)
 {
-    const json_t *model = json_object_get(root, "model"), *products = json_object_get(root, "products");
+    const json_t *model = json_object_get(root, "model"),
+                 *products = json_object_get(root, "products");
     fprintf(out, "\n%-10s%s (%s, %" PRId64 " layers, %s)\n", "model", text_at(model, "directory"),
             text_at(model, "family"), number_at(model, "layers"), text_at(model, "file_dtype"));
     fprintf(out, "%-10s%s\n", "policy", text_at(root, "policy"));
     fprintf(out, "%-10s%" PRId64 " tokens, adapters of rank %" PRId64 " in all layers\n", "step",
             number_at(root, "tokens"), number_at(root, "adapter_rank"));
-    fprintf(out, "\nC[m,n] = A[m,k] W[k,n]; y: forward, dx: gradient of the input, dw: of an adapter; "
-                 "+: added to C\n");
-    fprintf(out, "%-16s %-4s %8s %8s %8s %8s  %-4s %-4s %-6s%-10s%s\n", "product", "pass", "per step",
-            "m", "n", "k", "A", "W", "C", "backend", "refused before");
+    fprintf(out,
+            "\nC[m,n] = A[m,k] W[k,n]; y: forward, dx: gradient of the input, dw: of an adapter; "
+            "+: added to C\n");
+    fprintf(out, "%-16s %-4s %8s %8s %8s %8s  %-4s %-4s %-6s%-10s%s\n", "product", "pass",
+            "per step", "m", "n", "k", "A", "W", "C", "backend", "refused before");
     for (size_t i = 0; i < json_array_size(products); i++)
         print_product(out, json_array_get(products, i));
 }
@@ -196,7 +197,8 @@ npt_status npt_backends(const npt_backends_options *options, FILE *out)
     npt_status status;
     if (options->model_name != NULL) {
         NPT_TRY(check_options(options));
-        status = npt_setup_open(&setup, options->model_name, &options->precision, &options->compute);
+        status =
+            npt_setup_open(&setup, options->model_name, &options->precision, &options->compute);
     } else {
         status = npt_exec_create(&setup.exec, options->compute.backend, options->compute.threads);
     }

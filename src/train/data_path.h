@@ -5,10 +5,9 @@
 
 #include "base/status.h"
 
-/* dataset_name, or the bundled file `bundled` where it is NULL; of a directory with dataset_split, a pattern
- * for the files whose names begin with the split. In a new string (npt_free). NPT_E_USAGE for a
- * split of what is no directory, NPT_E_IO where the bundled file is not to be found. */
-npt_status npt_data_options_path(const npt_data_options *data, const char *bundled,
-                                 char **path);
+/* dataset_name, or the bundled file `bundled` where it is NULL; of a directory with dataset_split,
+ * a pattern for the files whose names begin with the split. In a new string (npt_free). NPT_E_USAGE
+ * for a split of what is no directory, NPT_E_IO where the bundled file is not to be found. */
+npt_status npt_data_options_path(const npt_data_options *data, const char *bundled, char **path);
 
 #endif

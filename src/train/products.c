@@ -48,21 +48,34 @@ static void add(lister *l, const char *name, const char *pass, int64_t times, np
 
 /* ---- Frozen linears ---- */
 
-static void forward(lister *l, const char *name, int64_t times, int64_t rows, int64_t cols, bool bias)
+static void forward(lister *l, const char *name, int64_t times, int64_t rows, int64_t cols,
+                    bool bias)
 {
     add(l, name, "y", times,
-        (npt_matmul_desc){.m = l->tokens, .n = rows, .k = cols, .trans_w = true, .a = l->operand,
-                          .w = l->weight, .c = l->act, .bias = bias});
+        (npt_matmul_desc){.m = l->tokens,
+                          .n = rows,
+                          .k = cols,
+                          .trans_w = true,
+                          .a = l->operand,
+                          .w = l->weight,
+                          .c = l->act,
+                          .bias = bias});
 }
 
 /* Alone, or one of several that are summed in F32: the first of them, or a later one. */
 typedef enum place { ALONE, FIRST, LATER } place;
 
-static void backward(lister *l, const char *name, int64_t times, int64_t rows, int64_t cols, place where)
+static void backward(lister *l, const char *name, int64_t times, int64_t rows, int64_t cols,
+                     place where)
 {
     add(l, name, "dx", times,
-        (npt_matmul_desc){.m = l->tokens, .n = cols, .k = rows, .a = l->operand, .w = l->weight,
-                          .c = where == ALONE ? l->act : NPT_F32, .accumulate = where == LATER});
+        (npt_matmul_desc){.m = l->tokens,
+                          .n = cols,
+                          .k = rows,
+                          .a = l->operand,
+                          .w = l->weight,
+                          .c = where == ALONE ? l->act : NPT_F32,
+                          .accumulate = where == LATER});
 }
 
 static void list_frozen(lister *l, const npt_config *c)
@@ -92,23 +105,38 @@ static void list_frozen(lister *l, const npt_config *c)
 static void adapter_forward(lister *l, const char *name, int64_t times, int64_t rows, int64_t cols)
 {
     add(l, name, "y", times,
-        (npt_matmul_desc){.m = l->tokens, .n = rows, .k = cols, .trans_w = true,
-                          .a = l->adapter_operand, .w = l->adapter_operand, .c = l->adapter});
+        (npt_matmul_desc){.m = l->tokens,
+                          .n = rows,
+                          .k = cols,
+                          .trans_w = true,
+                          .a = l->adapter_operand,
+                          .w = l->adapter_operand,
+                          .c = l->adapter});
 }
 
 static void adapter_backward(lister *l, const char *name, int64_t times, int64_t rows, int64_t cols,
                              npt_dtype c, bool accumulate)
 {
     add(l, name, "dx", times,
-        (npt_matmul_desc){.m = l->tokens, .n = cols, .k = rows, .a = l->adapter_operand,
-                          .w = l->adapter_operand, .c = c, .accumulate = accumulate});
+        (npt_matmul_desc){.m = l->tokens,
+                          .n = cols,
+                          .k = rows,
+                          .a = l->adapter_operand,
+                          .w = l->adapter_operand,
+                          .c = c,
+                          .accumulate = accumulate});
 }
 
 static void adapter_gradient(lister *l, const char *name, int64_t times, int64_t rows, int64_t cols)
 {
     add(l, name, "dw", times,
-        (npt_matmul_desc){.m = rows, .n = cols, .k = l->tokens, .trans_a = true,
-                          .a = l->adapter_operand, .w = l->adapter_operand, .c = NPT_F32,
+        (npt_matmul_desc){.m = rows,
+                          .n = cols,
+                          .k = l->tokens,
+                          .trans_a = true,
+                          .a = l->adapter_operand,
+                          .w = l->adapter_operand,
+                          .c = NPT_F32,
                           .accumulate = true});
 }
 

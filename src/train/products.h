@@ -10,7 +10,7 @@ enum { NPT_MAX_PRODUCTS = 40, NPT_PRODUCT_NAME = 48 };
 /* Products of one descriptor. */
 typedef struct npt_product {
     char name[NPT_PRODUCT_NAME]; /* "k, v" */
-    const char *pass;            /* "y": forward; "dx": gradient of the input; "dw": of the adapter */
+    const char *pass; /* "y": forward; "dx": gradient of the input; "dw": of the adapter */
     npt_matmul_desc desc;
     int64_t per_step;
 } npt_product;

@@ -21,13 +21,21 @@
 /* Text to ids and back, row by row: tokenizer and dataset do the work. What goes out is one line a
  * row; the stream is checked once, at the end, as it keeps its error. */
 
+/* Not what a Hub name looks like, so that what is not there is told as a missing file. */
+static bool looks_like_path(const char *name)
+{
+    const size_t length = strlen(name);
+    return name[0] == '/' || name[0] == '.' ||
+           (length > 5 && strcmp(name + length - 5, ".json") == 0);
+}
+
 /* A file is a tokenizer.json; all else is a model's directory or Hub name. */
 static npt_status open_tokenizer(npt_tokenizer **tokenizer, const char *name)
 {
     char *directory = NULL;
     if (name == NULL || name[0] == '\0')
         return npt_fail(NPT_E_USAGE, "--model_name is missing: a model or a tokenizer.json");
-    if (npt_path_exists(name) && !npt_path_is_directory(name))
+    if (npt_path_exists(name) ? !npt_path_is_directory(name) : looks_like_path(name))
         return npt_tokenizer_open(tokenizer, name);
     NPT_TRY(npt_hub_resolve(name, &directory));
     npt_status status = npt_tokenizer_open(tokenizer, directory);
@@ -96,8 +104,7 @@ static npt_status parse_ids(const char *line, size_t length, npt_ids *ids)
     const json_t *list = json_object_get(root, "input_ids");
     npt_status status = NPT_OK;
     ids->count = 0;
-    if (!json_is_array(list))
-        status = npt_fail(NPT_E_DATA, "there is no list \"input_ids\"");
+    if (!json_is_array(list)) status = npt_fail(NPT_E_DATA, "there is no list \"input_ids\"");
     for (size_t i = 0; status == NPT_OK && i < json_array_size(list); i++) {
         const json_t *id = json_array_get(list, i);
         if (!json_is_integer(id) || json_integer_value(id) < 0 ||
@@ -129,7 +136,8 @@ static npt_status detokenize_rows(npt_tokenizer *tokenizer, FILE *in, FILE *out)
     char *line = NULL;
     size_t room = 0;
     ssize_t length;
-    for (int64_t number = 1; status == NPT_OK && (length = getline(&line, &room, in)) >= 0; number++) {
+    for (int64_t number = 1; status == NPT_OK && (length = getline(&line, &room, in)) >= 0;
+         number++) {
         if (strspn(line, " \t\r\n") == (size_t)length) continue;
         status = detokenize_row(tokenizer, line, (size_t)length, &ids, out);
         if (status == NPT_E_FORMAT) status = NPT_E_DATA;

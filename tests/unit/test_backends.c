@@ -81,16 +81,19 @@ static void run_step(npt_setup *setup)
     const npt_batch batch = {2, TOKENS, 4, offsets, ids, positions};
     const npt_adapters_options options = {.rank = RANK, .strength = 1, .seed = 1};
     const npt_objective objective = {.loss = NPT_LOSS_NORMALIZED, .lambda = 1e-3};
-    const npt_distill_request request = {.batch = &batch, .backward = true, .distance_factor = 1,
-                                         .regularizer_factor = 1};
+    const npt_distill_request request = {
+        .batch = &batch, .backward = true, .distance_factor = 1, .regularizer_factor = 1};
     npt_arena *arena = npt_arena_create("run");
     npt_adapters adapters;
     npt_distiller distiller = {0};
     npt_distill_sums sums = {0};
     assert_non_null(arena);
-    if (npt_adapters_init(&adapters, &options, &setup->model->config, &setup->policy, arena, true) != NPT_OK ||
-        npt_distiller_init(&distiller, setup->exec, setup->model, &setup->policy, &adapters, &objective) != NPT_OK ||
-        npt_model_load(setup->model, setup->exec, &setup->policy, distiller.student_sites) != NPT_OK ||
+    if (npt_adapters_init(&adapters, &options, &setup->model->config, &setup->policy, arena,
+                          true) != NPT_OK ||
+        npt_distiller_init(&distiller, setup->exec, setup->model, &setup->policy, &adapters,
+                           &objective) != NPT_OK ||
+        npt_model_load(setup->model, setup->exec, &setup->policy, distiller.student_sites) !=
+            NPT_OK ||
         npt_distiller_run(&distiller, &request, &sums) != NPT_OK)
         fail_msg("%s", npt_error_message());
     npt_distiller_fini(&distiller);
@@ -144,7 +147,8 @@ static void the_list_is_what_a_step_multiplies(void **state)
     setenv("NPT_VERBOSE", "1", 1);
     for (size_t f = 0; f < NPT_COUNT(families); f++) {
         char *path = make_model(top, families[f]);
-        for (size_t p = 0; p < NPT_COUNT(precisions); p++) expect_same_products(path, &precisions[p]);
+        for (size_t p = 0; p < NPT_COUNT(precisions); p++)
+            expect_same_products(path, &precisions[p]);
         npt_free(path);
     }
     unsetenv("NPT_VERBOSE");
@@ -158,15 +162,15 @@ static void products_are_counted(void **state)
         const char *name, *pass;
         int64_t per_step, m, n, k;
     } rows[] = {
-        {"q", "y", 5, 6, 128, 64},             {"k, v", "y", 5 + 5, 6, 64, 64},
-        {"o", "y", 5, 6, 64, 128},             {"gate, up", "y", 6 + 6, 6, 96, 64},
-        {"down", "y", 6, 6, 64, 96},           {"down", "dx", 3, 6, 96, 64},
-        {"gate", "dx", 2, 6, 64, 96},          {"up", "dx", 2, 6, 64, 96},
-        {"o", "dx", 2, 6, 128, 64},            {"q", "dx", 2, 6, 64, 128},
-        {"k, v", "dx", 2 + 2, 6, 64, 64},      {"A_proj", "y", 3, 6, 4, 64},
-        {"B_add, B_mult", "y", 6, 6, 96, 4},   {"B_add, B_mult", "dw", 6, 96, 4, 6},
-        {"B_add", "dx", 3, 6, 4, 96},          {"B_mult", "dx", 3, 6, 4, 96},
-        {"A_proj", "dw", 3, 4, 64, 6},         {"A_proj", "dx", 2, 6, 64, 4},
+        {"q", "y", 5, 6, 128, 64},           {"k, v", "y", 5 + 5, 6, 64, 64},
+        {"o", "y", 5, 6, 64, 128},           {"gate, up", "y", 6 + 6, 6, 96, 64},
+        {"down", "y", 6, 6, 64, 96},         {"down", "dx", 3, 6, 96, 64},
+        {"gate", "dx", 2, 6, 64, 96},        {"up", "dx", 2, 6, 64, 96},
+        {"o", "dx", 2, 6, 128, 64},          {"q", "dx", 2, 6, 64, 128},
+        {"k, v", "dx", 2 + 2, 6, 64, 64},    {"A_proj", "y", 3, 6, 4, 64},
+        {"B_add, B_mult", "y", 6, 6, 96, 4}, {"B_add, B_mult", "dw", 6, 96, 4, 6},
+        {"B_add", "dx", 3, 6, 4, 96},        {"B_mult", "dx", 3, 6, 4, 96},
+        {"A_proj", "dw", 3, 4, 64, 6},       {"A_proj", "dx", 2, 6, 64, 4},
     };
     (void)state;
     char *top = temp_dir(), *path = make_model(top, "llama");
@@ -242,7 +246,8 @@ static void json_has_the_machine_and_the_routes(void **state)
             assert_true(json_equal(json_object_get(entry, "backend"), json_array_get(backends, k)));
             assert_true(json_string_length(json_object_get(entry, "reason")) > 2);
         }
-        assert_true(json_equal(json_object_get(product, "backend"), json_array_get(backends, before)));
+        assert_true(
+            json_equal(json_object_get(product, "backend"), json_array_get(backends, before)));
     }
     const json_t *q = json_array_get(products, 0);
     assert_string_equal(json_string_value(json_object_get(q, "w")), "NF4");
@@ -269,8 +274,11 @@ static void the_table_says_the_same(void **state)
                                         "F16  F16  F16   reference -"};
     (void)state;
     char *top = temp_dir(), *path = make_model(top, "llama");
-    npt_backends_options options = {.model_name = path, .tokens = TOKENS, .adapter_rank = RANK,
-                                    .precision.use_fp16 = true, .compute.backend = "reference"};
+    npt_backends_options options = {.model_name = path,
+                                    .tokens = TOKENS,
+                                    .adapter_rank = RANK,
+                                    .precision.use_fp16 = true,
+                                    .compute.backend = "reference"};
     char *text = print(&options);
     for (size_t i = 0; i < NPT_COUNT(parts); i++)
         if (strstr(text, parts[i]) == NULL) fail_msg("'%s' is not in:\n%s", parts[i], text);

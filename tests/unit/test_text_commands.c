@@ -77,8 +77,9 @@ static void rows_become_ids(void **state)
     (void)state;
     set_up();
     put("rows.jsonl", "{\"text\":\"AB\"}\n{\"input_ids\":[7,8,9]}\n{\"text\":\"C\"}\n");
-    expect_tokens((npt_data_options){.dataset_name = "rows.jsonl"}, false,
-                  "{\"input_ids\":[256,65,66]}\n{\"input_ids\":[7,8,9]}\n{\"input_ids\":[256,67]}\n");
+    expect_tokens(
+        (npt_data_options){.dataset_name = "rows.jsonl"}, false,
+        "{\"input_ids\":[256,65,66]}\n{\"input_ids\":[7,8,9]}\n{\"input_ids\":[256,67]}\n");
     expect_tokens((npt_data_options){.dataset_name = "rows.jsonl", .max_length = 2}, true,
                   "{\"input_ids\":[65,66]}\n{\"input_ids\":[7,8]}\n{\"input_ids\":[67]}\n");
     expect_tokens((npt_data_options){.dataset_name = "rows.jsonl", .num_samples = 1}, false,
@@ -151,9 +152,13 @@ static void ids_become_rows_again(void **state)
 static void a_bad_row_is_named_by_its_line(void **state)
 {
     static const char *const rows[] = {"{\"input_ids\":[1]}\n{\"input_ids\":[258]}",
-                                       "\n{\"input_ids\":[1.5]}", "\n{\"input_ids\":[-1]}",
-                                       "\n{\"input_ids\":[4294967296]}", "\n{\"input_ids\":7}",
-                                       "\n{\"text\":\"a\"}", "\n[1,2]", "\nnonsense"};
+                                       "\n{\"input_ids\":[1.5]}",
+                                       "\n{\"input_ids\":[-1]}",
+                                       "\n{\"input_ids\":[4294967296]}",
+                                       "\n{\"input_ids\":7}",
+                                       "\n{\"text\":\"a\"}",
+                                       "\n[1,2]",
+                                       "\nnonsense"};
     (void)state;
     set_up();
     for (size_t i = 0; i < NPT_COUNT(rows); i++) {
