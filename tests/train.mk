@@ -1,1 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
+
+# Training against values from PyTorch.
+golden_case = tests/golden/golden_case.c tests/golden/golden_case.h tests/npt_test.h
+golden_flags = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
+check_PROGRAMS += tests/golden/test_golden_f32.test
+tests_golden_test_golden_f32_test_SOURCES = tests/golden/test_golden_f32.c $(golden_case)
+tests_golden_test_golden_f32_test_CPPFLAGS = $(golden_flags)
