@@ -95,6 +95,7 @@ static void open_model(golden_run *run, const golden_setup *setup)
     char *path = setup->model == NULL ? npt_test_path(golden_word(run->c->json, "model")) : NULL;
     REQUIRE(npt_model_open(&run->model, path != NULL ? path : setup->model));
     free(path);
+    run->model->double_quantization = !setup->no_double_quantization;
     npt_policy_request request = setup->request;
     request.base_is_quantized = run->model->config.quantized;
     REQUIRE(npt_policy_decide(&request, &run->policy));

@@ -33,6 +33,7 @@ typedef struct golden_setup {
     int threads;
     npt_policy_request request;
     const char *model;   /* directory; NULL: the case's */
+    bool no_double_quantization;
     double loss_scale;   /* 0: 1 */
 } golden_setup;
 
@@ -87,7 +88,7 @@ typedef enum golden_kind { GOLDEN_GRADIENT, GOLDEN_UPDATE } golden_kind;
 typedef struct golden_gaps {
     golden_gap whole;
     int count;
-    char names[GOLDEN_MAX_TENSORS][64];
+    char names[GOLDEN_MAX_TENSORS][128];
     golden_gap tensors[GOLDEN_MAX_TENSORS];
 } golden_gaps;
 

@@ -127,7 +127,7 @@ static void check_case(const char *name, const char *backend)
     golden_run run;
     golden_losses losses, parts[GOLDEN_MAX_BATCHES];
     golden_open(&c, name);
-    const golden_setup setup = {.backend = backend, .threads = 2};
+    const golden_setup setup = {.backend = backend, .threads = 1};
     golden_run_open(&run, &c, &setup);
     const json_t *first = json_object_get(c.json, "first_step"), *steps = json_object_get(c.json, "steps");
     const json_t *distance = json_object_get(json_object_get(c.json, "pytorch_distance"), "f32");
