@@ -12,3 +12,8 @@ tests_golden_test_golden_half_test_CPPFLAGS = $(golden_flags)
 check_PROGRAMS += tests/golden/test_golden_nf4.test
 tests_golden_test_golden_nf4_test_SOURCES = tests/golden/test_golden_nf4.c tests/unit/temp_dir.h $(golden_case)
 tests_golden_test_golden_nf4_test_CPPFLAGS = $(golden_flags)
+
+# On the models and rows of the golden cases.
+check_PROGRAMS += tests/train/test_casts.test
+tests_train_test_casts_test_SOURCES = tests/train/test_casts.c $(golden_case)
+tests_train_test_casts_test_CPPFLAGS = $(golden_flags)
