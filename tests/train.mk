@@ -25,3 +25,6 @@ tests_train_test_schedule_test_SOURCES = tests/train/test_schedule.c tests/npt_t
 tests_train_test_schedule_test_CPPFLAGS = $(golden_flags)
 tests_train_test_scaler_test_SOURCES = tests/train/test_scaler.c tests/npt_test.h
 tests_train_test_scaler_test_CPPFLAGS = $(golden_flags)
+check_PROGRAMS += tests/train/test_fp16.test
+tests_train_test_fp16_test_SOURCES = tests/train/test_fp16.c tests/unit/temp_dir.h $(golden_case)
+tests_train_test_fp16_test_CPPFLAGS = $(golden_flags)
