@@ -28,3 +28,6 @@ tests_train_test_scaler_test_CPPFLAGS = $(golden_flags)
 check_PROGRAMS += tests/train/test_fp16.test
 tests_train_test_fp16_test_SOURCES = tests/train/test_fp16.c tests/unit/temp_dir.h $(golden_case)
 tests_train_test_fp16_test_CPPFLAGS = $(golden_flags)
+check_PROGRAMS += tests/grad/test_block_grad.test
+tests_grad_test_block_grad_test_SOURCES = tests/grad/test_block_grad.c $(golden_case)
+tests_grad_test_block_grad_test_CPPFLAGS = $(golden_flags)
