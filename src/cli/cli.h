@@ -11,8 +11,9 @@ typedef int npt_command_run(int argc, char **argv);
 npt_command_run npt_command_pretrain, npt_command_pretrain_safe, npt_command_evaluate,
     npt_command_backends, npt_command_tokenize, npt_command_detokenize, npt_command_make_model;
 
-/* argv[0], for commands that a person may paste. */
-extern const char *npt_cli_program;
+/* The name of the program in commands that a person may paste: argv[0]. */
+extern const char *const npt_cli_program;
+void npt_cli_set_program(const char *argv0);
 
 /* "npt COMMAND: sentence" on standard error; returns 2. */
 #if defined(__GNUC__)

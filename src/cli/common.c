@@ -12,7 +12,21 @@
 /* How the program speaks: one sentence a failure on standard error, with the command before it,
  * and exit codes a script can tell apart. */
 
-const char *npt_cli_program = "npt";
+static char program[4096] = "npt";
+const char *const npt_cli_program = program;
+
+/* Of a program that is not installed libtool starts <dir>/.libs/npt, which does not run by itself;
+ * what does is the script <dir>/npt. */
+void npt_cli_set_program(const char *argv0)
+{
+    if (strlen(argv0) == 0 || strlen(argv0) >= sizeof(program)) return;
+    strcpy(program, argv0);
+    char *hidden = strstr(program, ".libs/");
+    if (hidden == NULL || (hidden > program && hidden[-1] != '/')) return;
+    const char *name = hidden + strlen(".libs/");
+    if (strncmp(name, "lt-", 3) == 0) name += 3;
+    if (strchr(name, '/') == NULL) memmove(hidden, name, strlen(name) + 1);
+}
 
 int npt_cli_refuse(const char *command, const char *format, ...)
 {

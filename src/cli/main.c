@@ -97,7 +97,7 @@ int main(int argc, char **argv)
 {
     setlocale(LC_CTYPE, "");  /* numbers stay in the C locale */
     signal(SIGPIPE, SIG_IGN); /* a closed pipe is a failed write, with a sentence */
-    if (argc > 0) npt_cli_program = argv[0];
+    if (argc > 0) npt_cli_set_program(argv[0]);
     if (argc < 2) {
         print_overview(stderr);
         return 2;

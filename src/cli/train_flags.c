@@ -32,7 +32,7 @@ static const npt_flag_choice scheduler_choices[] = {
 
 static const npt_flag output_flags[] = {
     {"output_dir", NPT_FLAG_TEXT, AT(options.output_dir), 0, 0, NULL, "DIR", "",
-     "where checkpoints and metrics.jsonl go; required"},
+     "where checkpoints and metrics.jsonl go; required, but for --dry_run"},
     {"resume", NPT_FLAG_TEXT, AT(options.resume), 0, 0, NULL, "auto|PATH", "a new run",
      "go on from the last checkpoint in --output_dir, or from this one"},
     {"log_steps", NPT_FLAG_INT64, AT(options.log_steps), 1, INFINITY, NULL, NULL, NULL,
@@ -170,9 +170,6 @@ int npt_train_request_parse(npt_train_request *request, npt_flag_set *set, int a
 {
     const int code = npt_flags_parse(set, argc, argv);
     if (code >= 0) return code;
-    if (request->options.output_dir == NULL)
-        return npt_cli_refuse(set->command, "--output_dir is missing; it says where checkpoints "
-                                            "go");
     if (!request->share_embeddings)
         return npt_cli_refuse(set->command, "--share_embeddings cannot be off: teacher and "
                                             "student always share every frozen weight");

@@ -172,12 +172,14 @@ static void rope(const npt_run *run, const npt_rope_args *args)
 
 /* ---- Modulation of the gate -------------------------------------------------------------------- */
 
-/* mult of a chunk, rounded to u's dtype. */
-static void multipliers(const float *u, npt_dtype dtype, int64_t n, float mult[CHUNK])
+/* mult of a chunk, rounded to u's dtype, and its derivative, unless that is NULL. */
+static inline void multipliers(const float *u, npt_dtype dtype, int64_t n, float mult[CHUNK],
+                               float slope[CHUNK])
 {
     for (int64_t i = 0; i < lanes(n); i += VF) {
-        vf unused, s = sigmoid(get(u + i), &unused);
+        vf complement, s = sigmoid(get(u + i), &complement);
         put(mult + i, 0.5f * s + 0.5f);
+        if (slope != NULL) put(slope + i, 0.5f * (s * complement));
     }
     round_chunk(mult, dtype, n);
 }
@@ -189,7 +191,7 @@ static void modulate_chunk(const npt_modulate_args *args, int64_t first, int64_t
     const float *a = widen(args->add, first, n, ba);
     const float *u = widen(args->u, first, n, bu);
     float *dst = target(args->dst, first, n, out);
-    if (u != NULL) multipliers(u, args->u.dtype, n, mult);
+    if (u != NULL) multipliers(u, args->u.dtype, n, mult, NULL);
     vf strength = all(args->strength);
     for (int64_t i = 0; i < lanes(n); i += VF) {
         vf value = get(g + i);
@@ -218,7 +220,7 @@ static void modulate(const npt_run *run, const npt_modulate_args *args)
 static void modulate_backward_chunk(const npt_modulate_backward_args *args, int64_t first,
                                     int64_t n)
 {
-    float by[CHUNK], bg[CHUNK], ba[CHUNK], bu[CHUNK], mult[CHUNK];
+    float by[CHUNK], bg[CHUNK], ba[CHUNK], bu[CHUNK], mult[CHUNK], slope[CHUNK];
     float og[CHUNK], oa[CHUNK], ou[CHUNK];
     const float *y = widen(args->dy, first, n, by);
     const float *g = widen(args->gate, first, n, bg);
@@ -227,18 +229,14 @@ static void modulate_backward_chunk(const npt_modulate_backward_args *args, int6
     float *dg = target(args->dgate, first, n, og);
     float *da = target(args->dadd, first, n, oa);
     float *du = target(args->du, first, n, ou);
-    if (u != NULL) multipliers(u, args->u.dtype, n, mult);
+    if (u != NULL) multipliers(u, args->u.dtype, n, mult, slope);
     vf strength = all(args->strength), penalty = all(args->penalty);
     for (int64_t i = 0; i < lanes(n); i += VF) {
         vf dy = y != NULL ? get(y + i) : (vf){0};
         vf gate = g != NULL ? get(g + i) : (vf){0};
         put(dg + i, u != NULL ? dy * get(mult + i) : dy);
         if (a != NULL) put(da + i, strength * dy + penalty * get(a + i));
-        if (u != NULL) {
-            vf complement, s, v = get(u + i);
-            s = sigmoid(v, &complement);
-            put(du + i, dy * gate * (0.5f * (s * complement)) + penalty * v);
-        }
+        if (u != NULL) put(du + i, dy * gate * get(slope + i) + penalty * get(u + i));
     }
     narrow(args->dgate, first, n, dg);
     if (a != NULL) narrow(args->dadd, first, n, da);

@@ -81,22 +81,24 @@ static int64_t at_most(int64_t x, int64_t limit)
     return x < limit ? x : limit;
 }
 
-static void pack_rows(const npt_native_operand *src, int64_t first, int rows, int64_t k0,
-                      int64_t depth, float *dst)
+static bool pack_rows(const npt_native_operand *src, int64_t first, int rows, int64_t k0,
+                      int64_t depth, void *packed)
 {
+    float *dst = packed;
     const int64_t valid = at_most(rows, src->count - first);
     for (int64_t r = valid; r < rows; r++)
         memset(dst + r * NPT_NATIVE_DEPTH, 0, (size_t)depth * sizeof(float));
     if (src->k_inside) {
         for (int64_t r = 0; r < valid; r++)
             widen(src, (first + r) * src->depth + k0, depth, dst + r * NPT_NATIVE_DEPTH);
-        return;
+        return true;
     }
     float line[MAX_ROWS];
     for (int64_t k = 0; k < depth; k++) {
         widen(src, (k0 + k) * src->count + first, valid, line);
         for (int64_t r = 0; r < valid; r++) dst[r * NPT_NATIVE_DEPTH + k] = line[r];
     }
+    return true;
 }
 
 /* LANES vectors × depth, turned so that lanes lie together; `width` is dst's stride. */
@@ -167,9 +169,10 @@ static void pack_nf4_any(const npt_native_operand *src, int64_t first, int width
     }
 }
 
-static void pack_lanes(const npt_native_operand *src, int64_t first, int width, int64_t k0,
-                       int64_t depth, float *dst)
+static bool pack_lanes(const npt_native_operand *src, int64_t first, int width, int64_t k0,
+                       int64_t depth, void *packed)
 {
+    float *dst = packed;
     if (src->k_inside)
         for (int i = 0; i < width; i += LANES) {
             const int panel = i - i % (2 * LANES);
@@ -187,6 +190,7 @@ static void pack_lanes(const npt_native_operand *src, int64_t first, int width, 
         pack_straight(NPT_NF4, src, first, width, k0, depth, dst);
     else
         pack_nf4_any(src, first, width, k0, depth, dst);
+    return true;
 }
 
 /* ---- The tile ------------------------------------------------------------------------------ */
@@ -210,7 +214,7 @@ INLINE void tile_of(const int rows, const int vectors, const npt_native_tile *ti
 {
     const int width = vectors * LANES;
     const int64_t every = tile->line_count > 0 ? tile->depth / tile->line_count : 0;
-    const float *row = tile->row, *lane = tile->lane;
+    const float *const row = tile->row, *const lane = tile->lane;
     int64_t k = 0;
     vf sum[MAX_ROWS][2];
 #pragma GCC unroll 16
@@ -373,6 +377,10 @@ void FILL(npt_native_ops *ops)
     *ops = (npt_native_ops){
         .lanes = LANES,
         .max_rows = MAX_ROWS,
+        .row_unit = 2,
+        .depth = NPT_NATIVE_DEPTH,
+        .depth_unit = 1,
+        .packed_bytes = sizeof(float),
         .widen = widen,
         .pack_rows = pack_rows,
         .pack_lanes = pack_lanes,

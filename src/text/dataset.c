@@ -275,6 +275,11 @@ npt_status npt_dataset_count(npt_dataset *d, int64_t *rows)
     return NPT_OK;
 }
 
+const char *npt_dataset_path(const npt_dataset *dataset)
+{
+    return dataset->options.path;
+}
+
 int64_t npt_dataset_bad_rows(const npt_dataset *d)
 {
     return d->bad_rows;

@@ -51,6 +51,8 @@ npt_status npt_dataset_seek(npt_dataset *dataset, npt_dataset_position position)
 npt_status npt_dataset_count(npt_dataset *dataset, int64_t *rows);
 /* Bad rows since the dataset was opened or last rewound; those met by npt_dataset_count() do not
  * count. */
+/* What was opened, as it was named; for messages. */
+const char *npt_dataset_path(const npt_dataset *dataset);
 int64_t npt_dataset_bad_rows(const npt_dataset *dataset);
 void npt_dataset_close(npt_dataset *dataset);
 

@@ -339,7 +339,7 @@ npt_status npt_checkpoint_find(const char *output_dir, char **path)
         char *candidate = npt_path_join(output_dir, checkpoints[i].name);
         if (candidate == NULL) {
             status = NPT_E_NOMEM;
-        } else if (npt_manifest_check(candidate) == NPT_OK) {
+        } else if (npt_seal_recover(candidate) == NPT_OK && npt_manifest_check(candidate) == NPT_OK) {
             *path = candidate;
         } else {
             npt_log(NPT_LOG_WARNING, "%s is incomplete and passed over: %s", candidate, npt_error_message());

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "files/files.h"
 #include "files/json.h"
+#include "train/checkpoint.h"
 #include "train/distill.h"
 #include "train/loader.h"
 #include "train/setup.h"
@@ -82,17 +83,34 @@ static char *layer_list(const bool *active, int64_t layers)
     return text;
 }
 
+/* The directory that holds the adapter: the one named, or its newest checkpoint (an --output_dir). */
+static npt_status find_adapter(const char *named, char **path)
+{
+    *path = NULL;
+    if (named == NULL) return NPT_OK;
+    char *config = npt_path_join(named, "adapter_config.json");
+    bool run = config != NULL && npt_path_is_directory(named) && !npt_path_exists(config);
+    npt_free(config);
+    if (run) NPT_TRY(npt_checkpoint_find(named, path));
+    if (run && *path == NULL)
+        return npt_fail(NPT_E_IO, "%s: neither an adapter nor a run with a complete checkpoint is there", named);
+    if (*path == NULL) *path = npt_strdup(named);
+    return *path != NULL ? NPT_OK : NPT_E_NOMEM;
+}
+
 static npt_status make_adapters(evaluator *e)
 {
     const npt_evaluate_options *o = &e->options;
+    char *adapter;
+    NPT_TRY(find_adapter(o->adapter, &adapter));
     npt_adapters_options adapters = {o->adapter_rank, o->modulation, o->modulation_scale, o->layers, o->seed};
     const npt_config *config = &e->setup.model->config;
     char *path = NULL, *selection = NULL;
     json_t *root = NULL;
     bool *active = npt_alloc((size_t)config->layers, sizeof *active);
     npt_status status = active != NULL ? NPT_OK : NPT_E_NOMEM;
-    if (status == NPT_OK && o->adapter != NULL && npt_path_is_directory(o->adapter)) {
-        path = npt_path_join(o->adapter, "adapter_config.json");
+    if (status == NPT_OK && adapter != NULL && npt_path_is_directory(adapter)) {
+        path = npt_path_join(adapter, "adapter_config.json");
         status = path != NULL ? npt_json_load(path, 0, &root) : NPT_E_NOMEM;
         if (status == NPT_OK) status = read_adapter_config(e, root, path, &adapters, active);
         if (status == NPT_OK && (selection = layer_list(active, config->layers)) == NULL) status = NPT_E_NOMEM;
@@ -100,11 +118,12 @@ static npt_status make_adapters(evaluator *e)
     }
     if (status == NPT_OK)
         status = npt_adapters_init(&e->adapters, &adapters, config, &e->setup.policy, e->arena, false);
-    if (status == NPT_OK && o->adapter != NULL) status = npt_setup_load_adapters(&e->adapters, o->adapter);
+    if (status == NPT_OK && adapter != NULL) status = npt_setup_load_adapters(&e->adapters, adapter);
     json_decref(root);
     npt_free(active);
     npt_free(selection);
     npt_free(path);
+    npt_free(adapter);
     return status;
 }
 

@@ -47,16 +47,21 @@ static npt_status read_rows(npt_loader *loader)
     return NPT_OK;
 }
 
+static npt_status no_row(const npt_loader *loader)
+{
+    return npt_fail(NPT_E_DATA, "%s: the dataset has no usable row", npt_dataset_path(loader->dataset));
+}
+
 npt_status npt_loader_fill(npt_loader *loader, bool repeat)
 {
     NPT_TRY(read_rows(loader));
     if (loader->rows > 0) return NPT_OK;
-    if (loader->position.row == 0) return npt_fail(NPT_E_DATA, "the dataset has no usable row");
+    if (loader->position.row == 0) return no_row(loader);
     if (!repeat) return NPT_OK;
     loader->epoch++;
     NPT_TRY(npt_dataset_rewind(loader->dataset));
     NPT_TRY(read_rows(loader));
-    return loader->rows > 0 ? NPT_OK : npt_fail(NPT_E_DATA, "the dataset has no usable row any more");
+    return loader->rows > 0 ? NPT_OK : no_row(loader);
 }
 
 int64_t npt_loader_batches(const npt_loader *loader)

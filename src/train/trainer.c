@@ -373,7 +373,8 @@ static npt_status count_steps(trainer *t)
     if (o->streaming || o->max_steps > 0) return NPT_OK;
     int64_t rows;
     NPT_TRY(npt_dataset_count(t->loader.dataset, &rows));
-    if (rows == 0) return npt_fail(NPT_E_DATA, "the dataset has no usable row");
+    if (rows == 0)
+        return npt_fail(NPT_E_DATA, "%s: the dataset has no usable row", npt_dataset_path(t->loader.dataset));
     t->steps_per_epoch = (rows + rows_per_step - 1) / rows_per_step;
     t->state.total_steps = o->num_epochs * t->steps_per_epoch;
     return NPT_OK;
@@ -477,6 +478,8 @@ static npt_status open_run(trainer *t)
     if (o->resume != NULL) NPT_TRY(resume(t));
     t->state.total_steps = total;
     npt_advise_rate(o, total);
+    NPT_TRY(npt_loader_fill(&t->loader, true)); /* before anything is written: can the data be read? */
+    NPT_TRY(npt_loader_seek(&t->loader, t->state.epoch, t->state.position));
     return start_metrics(t);
 }
 

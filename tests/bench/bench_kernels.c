@@ -137,7 +137,7 @@ static void do_adam(void)
 static void do_attention(void)
 {
     npt_attention_args args = {1, HEADS, KV_HEADS, head_dim, 0, offsets,
-                               1.0f / sqrtf((float)head_dim), in(a), in(b), in(b + N / 2), out(c),
+                               1.0f / sqrtf((float)head_dim), in(a), in(b), in(d), out(c),
                                (float *)sums};
     table->attention(&run, &args);
 }
@@ -146,7 +146,7 @@ static void do_attention_backward(void)
 {
     npt_attention_backward_args args = {
         1, HEADS, KV_HEADS, head_dim, 0, offsets, 1.0f / sqrtf((float)head_dim), in(a), in(b),
-        in(b + N / 2), in(c), in(a), (float *)sums, out(d), out(d + N / 4), out(d + N / 2)};
+        in(d), in(c), in(a), (float *)sums, out(c + N / 2), out(b + N / 2), out(d + N / 2)};
     table->attention_backward(&run, &args);
 }
 

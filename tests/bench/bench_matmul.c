@@ -40,6 +40,8 @@ static const struct npt_bench_recipe {
     {"bf16", NPT_BF16, NPT_BF16, NPT_BF16},  {"nf4", NPT_F32, NPT_NF4, NPT_F32},
     {"f32xf16", NPT_F32, NPT_F16, NPT_F32},  {"f32xbf16", NPT_F32, NPT_BF16, NPT_F32},
 };
+enum { FORWARD, DX, DW, MAX_RANK = 64 };
+static const char *const directions[] = {"forward", "dX", "dW"};
 enum { RECIPES = sizeof(recipes) / sizeof(recipes[0]) };
 
 static clockid_t bench_clock = CLOCK_MONOTONIC;
@@ -129,12 +131,31 @@ static void measure(npt_exec *const *execs, int count, npt_bench_case *work,
     fflush(stdout);
 }
 
+/* Weights are n × k as checkpoints store them. For dW they stand in for the activations. */
+static npt_matmul_desc desc_of(const struct npt_bench_recipe *recipe, int direction, int64_t m,
+                               int64_t n, int64_t k)
+{
+    npt_matmul_desc desc = {
+        .m = m, .n = n, .k = k, .trans_w = true, .a = recipe->a, .w = recipe->w, .c = recipe->c};
+    if (direction == DX) {
+        desc.n = k;
+        desc.k = n;
+        desc.trans_w = false;
+    } else if (direction == DW) {
+        desc = (npt_matmul_desc){n, k, m, true, false, recipe->a, recipe->w, NPT_F32, true, false};
+    }
+    return desc;
+}
+
 static void bench_recipe(npt_exec *const *execs, int count, const struct npt_bench_recipe *recipe,
                          const npt_bench_options *options, int size)
 {
     const int64_t n = options->n[size], k = options->k[size];
     npt_bench_case work = {0};
-    const int64_t elements = n * k;
+    int64_t rows = n; /* as many as dW needs of activations, too */
+    for (int t = 0; t < options->token_count; t++)
+        if (options->tokens[t] > rows) rows = options->tokens[t];
+    const int64_t elements = rows * k;
     work.weight_bytes = recipe->w == NPT_NF4 ? (size_t)elements / 2
                                              : (size_t)elements * npt_dtype_bytes(recipe->w);
     work.copies = (int)(COPIES_BYTES / work.weight_bytes) + 1;
@@ -145,22 +166,17 @@ static void bench_recipe(npt_exec *const *execs, int count, const struct npt_ben
     for (int i = 0; i < work.copies; i++)
         memcpy(work.weights + (size_t)i * work.weight_bytes, one, work.weight_bytes);
     free(one);
-    for (int direction = 0; direction < 2; direction++)
+    for (int d = FORWARD; d <= (n <= MAX_RANK || k <= MAX_RANK ? DW : DX); d++)
         for (int t = 0; t < options->token_count; t++) {
             const int64_t m = options->tokens[t];
-            work.desc = (npt_matmul_desc){.m = m,
-                                          .n = direction == 0 ? n : k,
-                                          .k = direction == 0 ? k : n,
-                                          .trans_w = direction == 0,
-                                          .a = recipe->a,
-                                          .w = recipe->w,
-                                          .c = recipe->c};
-            void *a = random_matrix(recipe->a, m * work.desc.k, 3);
-            void *c = calloc((size_t)(m * work.desc.n), 4);
+            if (d == DW && recipe->w == NPT_NF4) continue;
+            work.desc = desc_of(recipe, d, m, n, k);
+            void *a = random_matrix(recipe->a, m * (d == FORWARD ? k : n), 3);
+            void *c = calloc((size_t)(work.desc.m * work.desc.n), 4);
             work.args = (npt_matmul_args){
                 .a = a, .absmax = absmax, .levels = npt_nf4_levels, .c = c};
             printf("%-9s %6lld x %-6lld %-7s M=%-5lld", recipe->name, (long long)n, (long long)k,
-                   direction == 0 ? "forward" : "dX", (long long)m);
+                   directions[d], (long long)m);
             measure(execs, count, &work, options);
             free(a);
             free(c);

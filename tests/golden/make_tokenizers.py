@@ -26,10 +26,13 @@ def main(argc, argv):
         print("hello, world", i)   # a comment
     return 0
 int main(void) { return puts("hello") < 0 ? 1 : 0; }
-Der Fluß fließt über die Brücke; naïve café, déjà vu, señor, smørrebrød, Ångström, žluťoučký kůň.
+Der Fluß fließt über die Brücke; naïve café, déjà vu, señor, smørrebrød, Ångström,
+žluťoučký kůň.
 Москва не сразу строилась. Η γρήγορη καφέ αλεπού. שלום עולם. مرحبا بالعالم. こんにちは世界。你好，世界！
-안녕하세요 세계. हिन्दी में नमस्ते। สวัสดีชาวโลก. 🙂🙂 👍🏽 👩‍👩‍👧‍👦 🇩🇪 the the the and and and of of of in in in
-\tTabs\tand  double   triple    quadruple spaces.\r\nLines end so.\r\n\r\nAnd paragraphs so.\n\n\n
+안녕하세요 세계. हिन्दी में नमस्ते। สวัสดีชาวโลก. 🙂🙂 👍🏽 👩‍👩‍👧‍👦 🇩🇪 the the the and and and of of
+of in in in
+\tTabs\tand  double   triple    quadruple spaces.\r\nLines end so.\r\n\r\nAnd paragraphs
+so.\n\n\n
 AAAAAAAA bbbbbbbb ======== -------- ........ //////// \\\\\\\\ ######## !!!!!!!! ????????
 aaaa aaaaa abababab abcabcabc the theme theory then there these they thy river rivers riverside
 """
@@ -62,13 +65,17 @@ def texts():
             "\u1100\u1161", "\u1100\u1161\u11a8", "가각", "\uac00\u11a8", "ᄀ각", "한글과 ᄒ",
             "\u0958", "\u0915\u093c", "\u0344", "\u0374", "\u2000e\u0301", "\ufb1d", "\u05d9\u05b4",
             "q\u0307\u0323", "\u1e9b\u0323", "ǆ ǅ Ǆ", "İiıI", "ßẞSS", "ς σ Σ", "\U0001d15e",
-            "\U0001d400\U0001d7d8", "\U000e0041", "a\u034f\u0301", "\u0f73\u0f75", "\u0cc6\u0cc2\u0cd5"]
+            "\U0001d400\U0001d7d8", "\U000e0041", "a\u034f\u0301", "\u0f73\u0f75",
+            "\u0cc6\u0cc2\u0cd5"]
     # emoji, flags, tags, variation selectors
-    out += ["👩‍👩‍👧‍👦", "👍🏽", "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", "🇩🇪🇫🇷",
+    out += ["👩‍👩‍👧‍👦", "👍🏽", "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+            "🇩🇪🇫🇷",
             "❤️", "❤", "1️⃣", "#️⃣*️⃣", "🤷🏾‍♂️", "🙂a🙂", "a🙂b", "🙂 🙂", "⌛⏰", "©®™", "\U0001f9ff"]
     # right to left, scripts
-    out += ["שלום עולם", "שָׁלוֹם", "مرحبا بالعالم", "مَرْحَبًا", "\u202eabc\u202c", "\u200fabc\u200e", "abc שלום 123",
-            "हिन्दी में", "नमस्ते दुनिया", "தமிழ்", "ไทย", "ภาษาไทย", "မြန်မာ", "ខ្មែរ", "ܫܠܡܐ", "日本語テキスト",
+    out += ["שלום עולם", "שָׁלוֹם", "مرحبا بالعالم", "مَرْحَبًا", "\u202eabc\u202c",
+            "\u200fabc\u200e", "abc שלום 123",
+            "हिन्दी में", "नमस्ते दुनिया", "தமிழ்", "ไทย", "ภาษาไทย", "မြန်မာ", "ខ្មែរ", "ܫܠܡܐ",
+            "日本語テキスト",
             "ひらがなカタカナ漢字", "中文，标点。", "ｆｕｌｌ　ｗｉｄｔｈ１２３", "𝓶𝓪𝓽𝓱", "𐍈𐌰", "ᏣᎳᎩ", "ⵣⴰ",
             "\u0e33", "ａ\u3000ｂ", "𠜎𠜱𡿺", "\ue000\uf8ff", "\ufffd", "\ufffe\uffff", "\U0010ffff",
             "\ud7ff", "\U00010000"]
@@ -76,33 +83,55 @@ def texts():
     out += ["1", "12", "123", "1234", "12345", "123456", "1234567", "1,234,567.89", "3.14", "-1e10",
             "0x1F", "1st 2nd", "a1b22c333d4444", "٠١٢٣", "१२३", "１２３４", "Ⅳ½", "²³", "v1.2.3-rc4",
             "2024-01-31T12:00:00Z", "+49 (0)30 123-456", "100%", "$5.00", "€5", "a_b_c", "__init__",
-            "snake_case_name", "camelCaseName", "HTTPServer", "x=y+z;", "if(a&&b||!c){}", "<div a='b'>",
+            "snake_case_name", "camelCaseName", "HTTPServer", "x=y+z;", "if(a&&b||!c){}",
+            "<div a='b'>",
             "\\n\\t", "C:\\path\\file", "/usr/bin", "https://example.org/a?b=c&d=%20#e", "a@b.org",
-            "...", "…", "—", "a—b", "a - b", "«a»", "“a”", "‘a’", "`a`", "!?!?", "?!", "(((a)))", "[[]]",
-            " !", "  !", " !a", "!\n", " !\r\n\r\nx", "!\n\n\n", "a.\n b", "a,b", "a ,b", "a\u00adb"]
+            "...", "…", "—", "a—b", "a - b", "«a»", "“a”", "‘a’", "`a`", "!?!?", "?!", "(((a)))",
+            "[[]]",
+            " !", "  !", " !a", "!\n", " !\r\n\r\nx", "!\n\n\n", "a.\n b", "a,b", "a ,b",
+            "a\u00adb"]
     # added tokens of the tokenizers below, in and out of place
     tags = ["<|begin|>", "<|end|>", "<s>", "</s>", "<unk>", "<0x41>", "<word>", "<left>", "<right>",
-            "<both>", "norm", "<|end|", "<|en", "theme park", "café", "cafe\u0301", "<é>", "<e\u0301>"]
+            "<both>", "norm", "<|end|", "<|en", "theme park", "café", "cafe\u0301", "<é>",
+            "<e\u0301>"]
     for t in tags:
-        out += [t, " " + t, t + " ", "a" + t + "b", "a " + t + " b", t + t, "a  " + t + "  b", "\n" + t + "\n",
-                "é" + t + "é", "_" + t, t + "1", "." + t + ".", t + " " + t, "a\u3000" + t + "\u2003b",
+        out += [t, " " + t, t + " ", "a" + t + "b", "a " + t + " b", t + t, "a  " + t + "  b",
+                "\n" + t + "\n",
+                "é" + t + "é", "_" + t, t + "1", "." + t + ".", t + " " + t,
+                "a\u3000" + t + "\u2003b",
                 "a\u0301" + t, t + "\u0301", "\u200d" + t + "\u200d"]
-    out += ["<both> <left>  <right>  <both>", "<right> <left>", "<right>  <both>  <left>x", "a <both>\n\n<left>b",
-            "<s>Hello</s><s> Hello</s>", "<|begin|>system\n\nyou<|end|>\n", "<word><word>", "<word> <word>",
-            "x<word>", "<word>x", "<word>-x", "norm normal norm", "normnorm", " norm", "▁norm", "▁", "▁▁a", "a▁b",
-            "Ġ", "ĠaĊ", "Ā", "<0x0A>", "<0xE2><0x96><0x81>", "<0xzz>", "<|begin|><|begin|>", "<<|end|>>",
-            "ab<|end|>   <|begin|>cd", "<left> ", " <left> <left>", "<right> <right> ", "theme parks"]
+    out += ["<both> <left>  <right>  <both>", "<right> <left>", "<right>  <both>  <left>x",
+            "a <both>\n\n<left>b",
+            "<s>Hello</s><s> Hello</s>", "<|begin|>system\n\nyou<|end|>\n", "<word><word>",
+            "<word> <word>",
+            "x<word>", "<word>x", "<word>-x", "norm normal norm", "normnorm", " norm", "▁norm", "▁",
+            "▁▁a", "a▁b",
+            "Ġ", "ĠaĊ", "Ā", "<0x0A>", "<0xE2><0x96><0x81>", "<0xzz>", "<|begin|><|begin|>",
+            "<<|end|>>",
+            "ab<|end|>   <|begin|>cd", "<left> ", " <left> <left>", "<right> <right> ",
+            "theme parks"]
     # long ones
-    out += ["a" * 500, "ab" * 250, "abc" * 200, " a" * 200, "the " * 150, " " * 300, " " * 300 + "x", "\n" * 200,
-            " \n" * 100, "1" * 200, "é" * 200, "e\u0301" * 200, "🙂" * 100, "-" * 300, "the" * 150, "AbC" * 100,
-            "\u0301" * 100, "x" + "\u0301" * 50 + "\u0323" * 50, "aaaab" * 80, "'s" * 100, "<s>" * 60, "▁a" * 90]
+    out += ["a" * 500, "ab" * 250, "abc" * 200, " a" * 200, "the " * 150, " " * 300,
+            " " * 300 + "x", "\n" * 200,
+            " \n" * 100, "1" * 200, "é" * 200, "e\u0301" * 200, "🙂" * 100, "-" * 300, "the" * 150,
+            "AbC" * 100,
+            "\u0301" * 100, "x" + "\u0301" * 50 + "\u0323" * 50, "aaaab" * 80, "'s" * 100,
+            "<s>" * 60, "▁a" * 90]
     return out
 
 
 def train(tok, size, alphabet=(), special=()):
-    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=list(alphabet), show_progress=False,
-                                  special_tokens=list(special), limit_alphabet=400)
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=list(alphabet),
+                                  show_progress=False,
+                                  special_tokens=list(special))
     tok.train_from_iterator(TRAINING.split("\n") + [TRAINING], trainer)
+
+
+def train_ascii(tok):
+    """So that many characters are unknown. (limit_alphabet would choose others each time.)"""
+    text = "".join(c for c in TRAINING if c < "\x7f")
+    tok.train_from_iterator([text], trainers.BpeTrainer(vocab_size=260, show_progress=False,
+                                                        special_tokens=["<unk>"]))
 
 
 BYTES = pre_tokenizers.ByteLevel.alphabet()
@@ -119,7 +148,8 @@ def llama3():
     tok.add_special_tokens(["<|begin|>", "<|end|>"])
     tok.post_processor = processors.Sequence([
         processors.ByteLevel(trim_offsets=False),
-        processors.TemplateProcessing(special_tokens=[("<|begin|>", tok.token_to_id("<|begin|>"))], **TEMPLATE)])
+        processors.TemplateProcessing(special_tokens=[("<|begin|>", tok.token_to_id("<|begin|>"))],
+                                      **TEMPLATE)])
     return tok
 
 
@@ -134,9 +164,11 @@ def qwen2():
     train(tok, 480, BYTES)
     tok.add_special_tokens(["<|begin|>", AddedToken("<|end|>", normalized=False, special=True)])
     tok.add_tokens([AddedToken("<word>", single_word=True), AddedToken("<left>", lstrip=True),
-                    AddedToken("<right>", rstrip=True), AddedToken("<both>", lstrip=True, rstrip=True),
+                    AddedToken("<right>", rstrip=True), AddedToken("<both>", lstrip=True,
+                                                                   rstrip=True),
                     AddedToken("norm", normalized=True, single_word=True),
-                    AddedToken("theme park", normalized=False), AddedToken("cafe\u0301", normalized=True),
+                    AddedToken("theme park", normalized=False), AddedToken("cafe\u0301",
+                                                                           normalized=True),
                     AddedToken("<e\u0301>", normalized=False)])
     return tok
 
@@ -146,12 +178,14 @@ def gpt2():
     tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tok.decoder = decoders.ByteLevel()
     train(tok, 450, BYTES, ["<|end|>"])
-    tok.add_tokens([AddedToken("<both>", lstrip=True, rstrip=True, normalized=False, single_word=True)])
+    tok.add_tokens([AddedToken("<both>", lstrip=True, rstrip=True, normalized=False,
+                               single_word=True)])
     return tok
 
 
 FALLBACK = ["<unk>", "<s>", "</s>"] + ["<0x%02X>" % b for b in range(256)]
-TO_SPACE = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+TO_SPACE = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+            decoders.Strip(" ", 1, 0)]
 
 
 def only_markers(tok):
@@ -176,7 +210,8 @@ def llama2():
     train(tok, 259 + 330, (), FALLBACK)
     tok.pre_tokenizer = None
     tok = only_markers(tok)
-    tok.add_tokens([AddedToken("norm", normalized=True), AddedToken("<word>", normalized=False, single_word=True)])
+    tok.add_tokens([AddedToken("norm", normalized=True), AddedToken("<word>", normalized=False,
+                                                                    single_word=True)])
     return bos(tok)
 
 
@@ -188,26 +223,33 @@ def mistral():
     return bos(only_markers(tok))
 
 
+def wide():
+    """Merges that go across spaces."""
+    tok = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    tok.normalizer = normalizers.Replace(" ", "▁")
+    tok.decoder = decoders.Sequence(TO_SPACE[:3])
+    train(tok, 259 + 330, (), FALLBACK)
+    return only_markers(tok)
+
+
 def metaspace():
     """No byte fallback: unknown characters are <unk>, one each."""
     tok = Tokenizer(models.BPE(unk_token="<unk>"))
-    tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Digits(True)])
+    tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(),
+                                                 pre_tokenizers.Digits(True)])
     tok.decoder = decoders.Metaspace()
-    trainer = trainers.BpeTrainer(vocab_size=260, show_progress=False, limit_alphabet=70,
-                                  special_tokens=["<unk>"])
-    tok.train_from_iterator([TRAINING], trainer)
+    train_ascii(tok)
     return tok
 
 
 def fused():
     """fuse_unk without byte fallback, scheme "never", contiguous digits, no decoder."""
     tok = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
-    tok.normalizer = normalizers.Sequence([normalizers.Replace(Regex(r"\s+"), " "), normalizers.NFC()])
+    tok.normalizer = normalizers.Sequence([normalizers.Replace(Regex(r"\s+"), " "),
+                                           normalizers.NFC()])
     tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(False),
                                                  pre_tokenizers.Metaspace(prepend_scheme="never")])
-    trainer = trainers.BpeTrainer(vocab_size=260, show_progress=False, limit_alphabet=70,
-                                  special_tokens=["<unk>"])
-    tok.train_from_iterator([TRAINING], trainer)
+    train_ascii(tok)
     return tok
 
 
@@ -248,7 +290,7 @@ def main():
     os.makedirs(OUT, exist_ok=True)
     all_texts = list(dict.fromkeys(texts()))
     write("texts.json", json.dumps({"texts": all_texts}, indent=0) + "\n")
-    for make in (llama3, qwen2, gpt2, llama2, mistral, metaspace, fused, splits):
+    for make in (llama3, qwen2, gpt2, llama2, mistral, wide, metaspace, fused, splits):
         name, tok = make.__name__, make()
         spec = json.loads(tok.to_str())
         if name in ("gpt2", "llama2"):  # the older spelling
