@@ -129,11 +129,9 @@ static inline void turn(__m512i v[16])
 }
 
 /* k inside: 16 vectors × 32 k are 16 × 16 pairs; turned, they are a tile. */
-static inline __attribute__((always_inline)) bool pack_turned_of(const int pieces,
-                                                                 const npt_native_operand *src,
-                                                                 int64_t first, int64_t k,
-                                                                 int64_t depth, uint16_t *dst,
-                                                                 int64_t piece_stride)
+static inline __attribute__((always_inline)) bool
+pack_turned_of(const int pieces, const npt_native_operand *src, int64_t first, int64_t k,
+               int64_t depth, uint16_t *dst, int64_t piece_stride)
 {
     __m512i v[MAX_PIECES][LANES];
     bool good = true;
@@ -166,11 +164,9 @@ static inline void weave(__m512i even, __m512i odd, __m512i pair[2])
     pair[1] = high;
 }
 
-static inline __attribute__((always_inline)) bool pack_woven_of(const int pieces,
-                                                                const npt_native_operand *src,
-                                                                int64_t first, int64_t k,
-                                                                int64_t depth, int vectors,
-                                                                uint16_t *dst)
+static inline __attribute__((always_inline)) bool
+pack_woven_of(const int pieces, const npt_native_operand *src, int64_t first, int64_t k,
+              int64_t depth, int vectors, uint16_t *dst)
 {
     const int64_t valid = src->count - first;
     const uint16_t *base = (const uint16_t *)src->data + first;
@@ -191,11 +187,9 @@ static inline __attribute__((always_inline)) bool pack_woven_of(const int pieces
     return good;
 }
 
-static inline __attribute__((always_inline)) bool pack_lanes_of(const int pieces,
-                                                                const npt_native_operand *src,
-                                                                int64_t first, int width,
-                                                                int64_t k0, int64_t depth,
-                                                                uint16_t *dst)
+static inline __attribute__((always_inline)) bool
+pack_lanes_of(const int pieces, const npt_native_operand *src, int64_t first, int width, int64_t k0,
+              int64_t depth, uint16_t *dst)
 {
     const int64_t panel_halves = NPT_NATIVE_MAX_DEPTH * 2 * LANES; /* all pieces */
     bool good = true;
@@ -244,13 +238,13 @@ static bool pack_lanes_2(const npt_native_operand *src, int64_t first, int width
 
 #define LOAD_ROWS(p)                                                                               \
     do {                                                                                           \
-        _tile_loadd(4, row + (p) * row_piece, row_bytes);                                          \
-        if (tall) _tile_loadd(5, row + (p) * row_piece + 16 * stride, row_bytes);                  \
+        _tile_loadd(4, row + (p)*row_piece, row_bytes);                                            \
+        if (tall) _tile_loadd(5, row + (p)*row_piece + 16 * stride, row_bytes);                    \
     } while (0)
 #define LOAD_LANES(p)                                                                              \
     do {                                                                                           \
-        _tile_loadd(6, lane + (p) * vectors * TILE_HALVES, 64);                                    \
-        if (wide) _tile_loadd(7, lane + ((p) * vectors + 1) * TILE_HALVES, 64);                    \
+        _tile_loadd(6, lane + (p)*vectors * TILE_HALVES, 64);                                      \
+        if (wide) _tile_loadd(7, lane + ((p)*vectors + 1) * TILE_HALVES, 64);                      \
     } while (0)
 #define MULTIPLY()                                                                                 \
     do {                                                                                           \
@@ -261,9 +255,8 @@ static bool pack_lanes_2(const npt_native_operand *src, int64_t first, int width
     } while (0)
 
 /* `tall`: 32 rows, else 16; `wide`: two vectors, else one. */
-static inline __attribute__((always_inline)) void tile_of(const int pieces, const bool tall,
-                                                          const bool wide,
-                                                          const npt_native_tile *work)
+static inline __attribute__((always_inline)) void
+tile_of(const int pieces, const bool tall, const bool wide, const npt_native_tile *work)
 {
     const int vectors = wide ? 2 : 1;
     const int64_t stride = work->row_stride, row_bytes = stride * 2;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The native matmul's inner loops, written once and compiled per instruction set. The including
  * file defines the vector type and the v_… operations on it:
- *     vf, LANES, MAX_ROWS, TILE_SWITCH(rows, DO), v_zero() v_set1(x) v_load(p) v_store(p, v) v_fma(a, b, c)
- *     v_add(a, b), v_from_f16(p), v_from_bf16(p), v_from_nf4(packed, table), v_table(levels,
- *     absmax), v_to_f16(p, v), v_to_bf16(p, v), v_transpose(v[LANES]), v_sum(v), DOT_TOKENS
- * No function here reads or writes past the elements it was given. */
+ *     vf, LANES, MAX_ROWS, TILE_SWITCH(rows, DO), v_zero() v_set1(x) v_load(p) v_store(p, v)
+ * v_fma(a, b, c) v_add(a, b), v_from_f16(p), v_from_bf16(p), v_from_nf4(packed, table),
+ * v_table(levels, absmax), v_to_f16(p, v), v_to_bf16(p, v), v_transpose(v[LANES]), v_sum(v),
+ * DOT_TOKENS No function here reads or writes past the elements it was given. */
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -70,8 +70,7 @@ static void widen(const npt_native_operand *src, int64_t index, int64_t count, f
         for (int64_t i = 0; i < whole; i += LANES) v_store(dst + i, v_from_f16(halves + i));
     else
         for (int64_t i = 0; i < whole; i += LANES) v_store(dst + i, v_from_bf16(halves + i));
-    if (whole < count)
-        widen_tail(src->data, src->dtype, index + whole, count - whole, dst + whole);
+    if (whole < count) widen_tail(src->data, src->dtype, index + whole, count - whole, dst + whole);
 }
 
 /* ---- Packing ------------------------------------------------------------------------------- */
@@ -233,8 +232,7 @@ INLINE void tile_of(const int rows, const int vectors, const npt_native_tile *ti
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++)
-            v_store(tile->sums + r * width + v * LANES, sum[r][v]);
+        for (int v = 0; v < vectors; v++) v_store(tile->sums + r * width + v * LANES, sum[r][v]);
 }
 
 #define TILE_CASE(count)                                                                           \
