@@ -69,8 +69,8 @@ static inline bool pieces_of(int pieces, __m512i halves, __m512i piece[MAX_PIECE
         piece[0] = halves;
         return true;
     }
-    const bool good = split(_mm512_castsi512_si256(halves), low) &
-                      split(_mm512_extracti64x4_epi64(halves, 1), high);
+    bool good = split(_mm512_castsi512_si256(halves), low);
+    good &= split(_mm512_extracti64x4_epi64(halves, 1), high);
     for (int p = 0; p < MAX_PIECES; p++)
         piece[p] = _mm512_inserti64x4(_mm512_castsi256_si512(low[p]), high[p], 1);
     return good;
@@ -101,19 +101,19 @@ static inline __attribute__((always_inline)) bool pack_rows_of(const int pieces,
 static inline void turn(__m512i v[16])
 {
     __m512i a[16];
-#pragma GCC unroll 8
+    UNROLLED
     for (int i = 0; i < 16; i += 2) {
         a[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
         a[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
     }
-#pragma GCC unroll 4
+    UNROLLED
     for (int i = 0; i < 16; i += 4) {
         v[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
         v[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
         v[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
         v[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
     }
-#pragma GCC unroll 4
+    UNROLLED
     for (int i = 0; i < 4; i++) {
         const __m512i low = _mm512_shuffle_i32x4(v[i], v[i + 4], 0x88);
         const __m512i high = _mm512_shuffle_i32x4(v[i], v[i + 4], 0xdd);
@@ -124,7 +124,7 @@ static inline void turn(__m512i v[16])
         a[i + 8] = _mm512_shuffle_i32x4(low, low2, 0xdd);
         a[i + 12] = _mm512_shuffle_i32x4(high, high2, 0xdd);
     }
-#pragma GCC unroll 16
+    UNROLLED
     for (int i = 0; i < 16; i++) v[i] = a[i];
 }
 

@@ -80,19 +80,19 @@ static inline void v_to_bf16(uint16_t *p, vf v)
 static inline void v_transpose(vf v[LANES])
 {
     vf a[8], b[8];
-#pragma GCC unroll 4
+    UNROLLED
     for (int i = 0; i < 8; i += 2) {
         a[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
         a[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
     }
-#pragma GCC unroll 2
+    UNROLLED
     for (int i = 0; i < 8; i += 4) {
         b[i] = _mm256_shuffle_ps(a[i], a[i + 2], 0x44);
         b[i + 1] = _mm256_shuffle_ps(a[i], a[i + 2], 0xee);
         b[i + 2] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0x44);
         b[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0xee);
     }
-#pragma GCC unroll 4
+    UNROLLED
     for (int i = 0; i < 4; i++) {
         v[i] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x20);
         v[i + 4] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x31);

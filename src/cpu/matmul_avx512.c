@@ -75,19 +75,19 @@ static inline void v_to_bf16(uint16_t *p, vf v)
 static inline void v_transpose(vf v[LANES])
 {
     vf a[16], b[16];
-#pragma GCC unroll 8
+    UNROLLED
     for (int i = 0; i < 16; i += 2) {
         a[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
         a[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
     }
-#pragma GCC unroll 4
+    UNROLLED
     for (int i = 0; i < 16; i += 4) {
         b[i] = PS(_mm512_unpacklo_pd(PD(a[i]), PD(a[i + 2])));
         b[i + 1] = PS(_mm512_unpackhi_pd(PD(a[i]), PD(a[i + 2])));
         b[i + 2] = PS(_mm512_unpacklo_pd(PD(a[i + 1]), PD(a[i + 3])));
         b[i + 3] = PS(_mm512_unpackhi_pd(PD(a[i + 1]), PD(a[i + 3])));
     }
-#pragma GCC unroll 4
+    UNROLLED
     for (int i = 0; i < 4; i++) {
         const vf low = _mm512_shuffle_f32x4(b[i], b[i + 4], 0x88);
         const vf high = _mm512_shuffle_f32x4(b[i], b[i + 4], 0xdd);

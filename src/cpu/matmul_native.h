@@ -14,6 +14,15 @@
 
 #include "tensor/matmul.h"
 
+/* Loops over registers must vanish; those over k must not. */
+#ifdef __clang__
+#define UNROLLED     _Pragma("clang loop unroll(full)")
+#define NOT_UNROLLED _Pragma("clang loop unroll(disable)")
+#else
+#define UNROLLED     _Pragma("GCC unroll 16")
+#define NOT_UNROLLED _Pragma("GCC unroll 1")
+#endif
+
 enum {
     NPT_NATIVE_DEPTH = 256, /* k of one packed block, F32 */
     NPT_NATIVE_MAX_DEPTH = 512,
