@@ -15,7 +15,7 @@ enum {
     TILE_ROWS = NPT_VECTOR_FLOATS == 16 ? 8 : 4
 };
 
-/* ---- Small products ---------------------------------------------------------------------------- */
+/* ---- Small products -------------------------------------------------------------------------- */
 
 /* One product C[m][n] (+)= A·B of a block: A's element (i, p) at a[i·row + p·step], B's rows ldb
  * apart, C's rows ldc apart. n is a multiple of LANES. */
@@ -77,7 +77,7 @@ static void product(npt_product x)
     if (j < x.n) tile_last(&x, j);
 }
 
-/* ---- What both passes share -------------------------------------------------------------------- */
+/* ---- What both passes share ------------------------------------------------------------------ */
 
 /* One kv head of one sequence. */
 typedef struct npt_group {
@@ -184,7 +184,7 @@ static void scores(const npt_group *g, const npt_rows *rows, int64_t keys, const
                           .b = right, .ldb = ROWS, .c = dst, .ldc = ROWS});
 }
 
-/* ---- Forward ----------------------------------------------------------------------------------- */
+/* ---- Forward --------------------------------------------------------------------------------- */
 
 typedef struct npt_forward_scratch {
     float *q, *q_turned, *k, *v, *score, *out;
@@ -329,7 +329,7 @@ static void attention(const npt_run *run, const npt_attention_args *args)
     run_blocks(run, attention_task, &job, tasks, 1);
 }
 
-/* ---- Backward ---------------------------------------------------------------------------------- */
+/* ---- Backward -------------------------------------------------------------------------------- */
 
 typedef struct npt_backward_scratch {
     float *q, *q_turned, *dout, *dout_turned, *k, *v, *dq;

@@ -93,7 +93,7 @@ static float max_abs(const npt_run *run, int64_t n, npt_in x)
     return (float)total(run, max_abs_task, n, x, join_max);
 }
 
-/* ---- Adam and AdamW ---------------------------------------------------------------------------- */
+/* ---- Adam and AdamW -------------------------------------------------------------------------- */
 
 /* The scalars of a step, computed in F64 and rounded to F32 once. */
 typedef struct npt_adam_job {

@@ -64,7 +64,7 @@ static inline void lab_close(void)
     }
 }
 
-/* ---- Data -------------------------------------------------------------------------------------- */
+/* ---- Data ------------------------------------------------------------------------------------ */
 
 static uint64_t lab_seed = 1;
 
@@ -84,7 +84,7 @@ static inline double draw(void)
     return (sum - 2.0) * 1.7320508;
 }
 
-/* ---- Buffers with guard words ------------------------------------------------------------------ */
+/* ---- Buffers with guard words ---------------------------------------------------------------- */
 
 typedef struct buffer {
     npt_dtype dtype;
@@ -155,7 +155,7 @@ static inline void check_guards(const buffer *b, const char *what)
             fail_msg("%s: wrote outside its buffer", what);
 }
 
-/* ---- Comparison -------------------------------------------------------------------------------- */
+/* ---- Comparison ------------------------------------------------------------------------------ */
 
 /* Half an ulp of each dtype, relative. */
 static inline double unit(npt_dtype dtype)
@@ -180,7 +180,7 @@ static inline void check_value(const char *what, const buffer *b, int64_t i, dou
                  (long long)i, (long long)b->n, npt_dtype_name(b->dtype), got, want, allowed);
 }
 
-/* ---- One computation at every level and pool size ----------------------------------------------- */
+/* ---- One computation at every level and pool size -------------------------------------------- */
 
 /* Fills `out` (fresh buffers, returned to and freed by the caller) and returns how many. */
 typedef int computation(const npt_kernels *kernels, const npt_run *run, void *context, buffer *out);

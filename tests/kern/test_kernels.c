@@ -6,7 +6,7 @@
 
 static const int64_t lengths[] = {1, 3, 15, 16, 17, 511, 512, 513, 16384, 33000};
 
-/* ---- Exponential and sigmoid -------------------------------------------------------------------- */
+/* ---- Exponential and sigmoid ----------------------------------------------------------------- */
 
 static double sigma(double x)
 {
@@ -66,7 +66,7 @@ static void sigmoid_is_within_two_ulp(void **state)
     buffer_free(&c.add);
 }
 
-/* ---- SwiGLU ------------------------------------------------------------------------------------ */
+/* ---- SwiGLU ---------------------------------------------------------------------------------- */
 
 static void swiglu_equals_its_twin(void **state)
 {
@@ -147,7 +147,7 @@ static void swiglu_backward_without_dup(void **state)
     }
 }
 
-/* ---- Modulation -------------------------------------------------------------------------------- */
+/* ---- Modulation ------------------------------------------------------------------------------ */
 
 static int modulate_is_run(const npt_kernels *k, const npt_run *run, void *context, buffer *out)
 {
@@ -294,7 +294,7 @@ static void penalty_alone_needs_no_gradient(void **state)
     }
 }
 
-/* ---- Addition, casts, embedding, rotation ------------------------------------------------------- */
+/* ---- Addition, casts, embedding, rotation ---------------------------------------------------- */
 
 static int add_is_run(const npt_kernels *k, const npt_run *run, void *context, buffer *out)
 {

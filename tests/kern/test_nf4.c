@@ -18,7 +18,7 @@ static const float thresholds[15] = {
     -0.4599952697753906,  -0.6106329262256622,  -0.8480964004493439,
 };
 
-/* ---- Fixtures: ten u32, then the byte runs ------------------------------------------------------ */
+/* ---- Fixtures: ten u32, then the byte runs --------------------------------------------------- */
 
 typedef struct slice {
     uint32_t head[10];
@@ -121,7 +121,7 @@ static void decoded_slice_quantizes_back(void **state)
     assert_memory_equal(absmax, s.absmax, sizeof absmax);
 }
 
-/* ---- Vectors made with bitsandbytes on a CPU (tests/golden/make_nf4.py) --------------------------- */
+/* ---- Vectors made with bitsandbytes on a CPU (tests/golden/make_nf4.py) ---------------------- */
 
 static char *golden; /* the file: 8 bytes of header length, header, data */
 
@@ -215,7 +215,7 @@ static void golden_vectors(void **state)
     free(golden);
 }
 
-/* ---- The definition ---------------------------------------------------------------------------- */
+/* ---- The definition -------------------------------------------------------------------------- */
 
 static unsigned code_of(float value)
 {
@@ -295,7 +295,7 @@ static void odd_lengths_and_halves(void **state)
     }
 }
 
-/* ---- Double quantization ----------------------------------------------------------------------- */
+/* ---- Double quantization --------------------------------------------------------------------- */
 
 static int by_value(const void *a, const void *b)
 {

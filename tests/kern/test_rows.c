@@ -31,7 +31,7 @@ static void free_rows(row_case *c)
     buffer_free(&c->base);
 }
 
-/* ---- RMSNorm ----------------------------------------------------------------------------------- */
+/* ---- RMSNorm --------------------------------------------------------------------------------- */
 
 static int norm_is_run(const npt_kernels *k, const npt_run *run, void *context, buffer *out)
 {
@@ -137,7 +137,7 @@ static void norm_backward_equals_differences(void **state)
         }
 }
 
-/* ---- Distance ---------------------------------------------------------------------------------- */
+/* ---- Distance -------------------------------------------------------------------------------- */
 
 static int distance_is_run(const npt_kernels *k, const npt_run *run, void *context, buffer *out)
 {
@@ -249,7 +249,7 @@ static void distance_backward_below_the_floor_is_linear(void **state)
     }
 }
 
-/* ---- Totals ------------------------------------------------------------------------------------ */
+/* ---- Totals ---------------------------------------------------------------------------------- */
 
 static int totals_are_run(const npt_kernels *k, const npt_run *run, void *context, buffer *out)
 {
@@ -293,7 +293,7 @@ static void totals_equal_their_twins(void **state)
     assert_true(k->sum_squares(&the_lab.run[0], 0, (npt_in){NULL, NPT_F32}) == 0.0);
 }
 
-/* ---- Optimizer --------------------------------------------------------------------------------- */
+/* ---- Optimizer ------------------------------------------------------------------------------- */
 
 typedef struct adam_case {
     npt_adam_args args;
@@ -373,7 +373,7 @@ static void adam_first_step_is_the_rate(void **state)
     assert_true(fabsf(w[0] - 0.875f) < 1e-6f && fabsf(w[1] - 1.125f) < 1e-5f && w[2] == 1.0f);
 }
 
-/* ---- Comparison of logits ---------------------------------------------------------------------- */
+/* ---- Comparison of logits -------------------------------------------------------------------- */
 
 typedef struct compare_case {
     int64_t rows, width;
