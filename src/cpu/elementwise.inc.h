@@ -80,7 +80,8 @@ static void cast_counted(const npt_cast_job *job, int64_t first, int64_t n)
             flushed -= (before != 0.0f) & (after == 0.0f);
         }
     }
-    __atomic_fetch_add(&job->stats->overflowed, (uint64_t)count_lanes(overflowed), __ATOMIC_RELAXED);
+    __atomic_fetch_add(&job->stats->overflowed, (uint64_t)count_lanes(overflowed),
+                       __ATOMIC_RELAXED);
     __atomic_fetch_add(&job->stats->flushed, (uint64_t)count_lanes(flushed), __ATOMIC_RELAXED);
 }
 

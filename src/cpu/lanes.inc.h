@@ -144,7 +144,7 @@ static inline void put_bits(uint16_t *dst, vu bits)
     for (int i = 0; i < VF; i++) dst[i] = (uint16_t)bits[i];
 }
 
-/* The exponent is moved up by 112, twice for infinities and NaN; a subnormal is read as an integer. */
+/* The exponent is moved up by 112, for infinities and NaN twice; a subnormal is an integer. */
 static inline vf get_f16(const uint16_t *src)
 {
     vu half = get_bits(src), sign = (half & 0x8000u) << 16, bits = (half & 0x7fffu) << 13;
@@ -195,8 +195,7 @@ static inline void put_f16(uint16_t *dst, vf value)
     _mm256_storeu_si256((void *)dst,
                         _mm512_cvtps_ph((__m512)quiet(value), _MM_FROUND_TO_NEAREST_INT));
 #else
-    _mm_storeu_si128((void *)dst,
-                     _mm256_cvtps_ph((__m256)quiet(value), _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128((void *)dst, _mm256_cvtps_ph((__m256)quiet(value), _MM_FROUND_TO_NEAREST_INT));
 #endif
 }
 
@@ -253,7 +252,8 @@ static void widen_halves(const uint16_t *src, npt_dtype dtype, int64_t n, float 
     if (n > whole) memcpy(tail, src + whole, (size_t)(n - whole) * sizeof(*src));
     if (dtype == NPT_F16) {
         for (int64_t i = 0; i < whole; i += VF) put(dst + i, get_f16(src + i));
-        for (int64_t i = 0; whole < n && i < LANES; i += VF) put(dst + whole + i, get_f16(tail + i));
+        for (int64_t i = 0; whole < n && i < LANES; i += VF)
+            put(dst + whole + i, get_f16(tail + i));
     } else {
         for (int64_t i = 0; i < whole; i += VF) put(dst + i, get_bf16(src + i));
         for (int64_t i = 0; whole < n && i < LANES; i += VF)
@@ -268,7 +268,8 @@ static void narrow_halves(const float *src, npt_dtype dtype, int64_t n, uint16_t
     int64_t whole = n - n % LANES;
     if (dtype == NPT_F16) {
         for (int64_t i = 0; i < whole; i += VF) put_f16(dst + i, get(src + i));
-        for (int64_t i = 0; whole < n && i < LANES; i += VF) put_f16(tail + i, get(src + whole + i));
+        for (int64_t i = 0; whole < n && i < LANES; i += VF)
+            put_f16(tail + i, get(src + whole + i));
     } else {
         for (int64_t i = 0; i < whole; i += VF) put_bf16(dst + i, get(src + i));
         for (int64_t i = 0; whole < n && i < LANES; i += VF)

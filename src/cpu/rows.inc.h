@@ -212,7 +212,8 @@ static void exponentials(const float *x, int64_t n, float top, float dst[CHUNK])
 {
     float buffer[CHUNK];
     const float *values = widen((npt_in){x, NPT_F32}, 0, n, buffer);
-    for (int64_t i = 0; i < lanes(n); i += VF) put(dst + i, exponential(get(values + i) - all(top)));
+    for (int64_t i = 0; i < lanes(n); i += VF)
+        put(dst + i, exponential(get(values + i) - all(top)));
     for (int64_t i = n; i % LANES != 0; i++) dst[i] = 0.0f;
 }
 

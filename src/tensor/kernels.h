@@ -26,7 +26,7 @@ typedef struct npt_run {
 typedef struct npt_in { const void *data; npt_dtype dtype; } npt_in;
 typedef struct npt_out { void *data; npt_dtype dtype; } npt_out;
 
-/* What a narrowing did, element by element. */
+/* What a narrowing did, element by element; added to what is there. */
 typedef struct npt_cast_stats {
     uint64_t overflowed; /* finite → infinite */
     uint64_t flushed;    /* nonzero → zero */
@@ -49,7 +49,8 @@ typedef struct npt_norm_backward_args {
 } npt_norm_backward_args;
 
 /* Half-split rotary embedding, in place or not: pairs (i, i + head_dim/2) of each head turned by
- * the token's angle; inverse turns back (the backward pass). cos, sin: [positions, head_dim/2]. */
+ * the token's angle; inverse turns back (the backward pass). cos, sin: [positions, head_dim/2],
+ * already rounded to H by whoever made them. */
 typedef struct npt_rope_args {
     int64_t tokens, heads, head_dim;
     const int32_t *positions; /* [tokens] */
@@ -61,7 +62,8 @@ typedef struct npt_rope_args {
 
 /* Causal grouped-query attention. q [tokens, heads·head_dim], k and v [tokens, kv_heads·head_dim].
  * Sequence s has tokens offsets[s] … offsets[s+1]-1. Key j is seen by query i of the same sequence
- * where j ≤ i and (window == 0 or i − j < window). Scores × scale, softmax and sums in F32. */
+ * where j ≤ i and (window == 0 or i − j < window). Scores × scale, softmax and sums in F32. head_dim
+ * up to 512. The only kernels whose last bits differ between levels (never between pools). */
 typedef struct npt_attention_args {
     int64_t sequences, heads, kv_heads, head_dim, window;
     const int64_t *offsets; /* [sequences + 1] */
@@ -141,7 +143,8 @@ typedef struct npt_adam_args {
 } npt_adam_args;
 
 /* Per row of logits [rows, width] F32 of teacher and student with the target id (or -1: not counted):
- * negative log-likelihood of each, KL(teacher‖student), whether the largest logit agrees. */
+ * negative log-likelihood of each, KL(teacher‖student), whether the largest logit agrees (the first
+ * of equals counts). Rows that are not counted get zeros. */
 typedef struct npt_compare_args {
     int64_t rows, width;
     const float *teacher, *student;

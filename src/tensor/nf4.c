@@ -8,10 +8,10 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* NF4 as bitsandbytes' CUDA kernels define it (precision.md §5): scale by the F32 reciprocal, fifteen
- * strict comparisons, level × absmax in F32. The one special case is a block of zeros, where 0 × (1/0)
- * would be NaN: it takes the code of zero, as bitsandbytes' CPU build stores it, and decodes to 0
- * (the CUDA kernel lets the NaN fall through to code 0, which decodes to -1 × 0). */
+/* NF4 as bitsandbytes' CUDA kernels define it (precision.md §5): scale by the F32 reciprocal,
+ * fifteen strict comparisons, level × absmax in F32. The one special case is a block of zeros,
+ * where 0 × (1/0) would be NaN: it takes the code of zero, as bitsandbytes' CPU build stores it,
+ * and decodes to 0 (the CUDA kernel lets the NaN fall through to code 0: -1 × 0). */
 
 const float npt_nf4_levels[16] = {
     -1.0f,
@@ -32,13 +32,13 @@ const float npt_nf4_levels[16] = {
     1.0f,
 };
 
-/* A value above threshold i has a code above i. Decimal to F64 to F32, without the suffix f: three of
- * them lie next to the middle of two floats, and this is where bitsandbytes has them. */
+/* A value above threshold i has a code above i. Decimal to F64 to F32, without the suffix f: three
+ * of them lie next to the middle of two floats, and this is where bitsandbytes has them. */
 static const float thresholds[15] = {
-    -0.8480964004493439,  -0.6106329262256622,   -0.4599952697753906, -0.33967943489551544,
-    -0.23460740596055984, -0.13791173323988914,  -0.045525018125772476, 0.03979014977812767,
-    0.1202552504837513,   0.2035212516784668,    0.2920137718319893,  0.3893125355243683,
-    0.5016634166240692,   0.6427869200706482,    0.8614784181118011,
+    -0.8480964004493439,  -0.6106329262256622,  -0.4599952697753906,   -0.33967943489551544,
+    -0.23460740596055984, -0.13791173323988914, -0.045525018125772476, 0.03979014977812767,
+    0.1202552504837513,   0.2035212516784668,   0.2920137718319893,    0.3893125355243683,
+    0.5016634166240692,   0.6427869200706482,   0.8614784181118011,
 };
 
 static unsigned nf4_code(float scaled)
@@ -94,8 +94,8 @@ static int compare_floats(const void *left, const void *right)
     return (a > b) - (a < b);
 }
 
-/* Edge i of `parts` equal parts of [0.1, 1], counted from the nearer end with one rounding: PyTorch's
- * linspace in F32. The maps in published checkpoints have exactly these bits. */
+/* Edge i of `parts` equal parts of [0.1, 1], counted from the nearer end with one rounding:
+ * PyTorch's linspace in F32. The maps in published checkpoints have exactly these bits. */
 static float part_edge(int i, int parts)
 {
     float step = (1.0f - 0.1f) / (float)parts;

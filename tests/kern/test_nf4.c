@@ -10,12 +10,13 @@
 
 #include "../npt_test.h"
 
-/* The published thresholds (precision.md §5), greatest first: a value above number i has code 15−i. */
+/* The published thresholds (precision.md §5), greatest first: a value above number i has code 15−i.
+ */
 static const float thresholds[15] = {
-    0.8614784181118011,   0.6427869200706482,   0.5016634166240692,   0.3893125355243683,
-    0.2920137718319893,   0.2035212516784668,   0.1202552504837513,   0.03979014977812767,
+    0.8614784181118011,    0.6427869200706482,   0.5016634166240692,   0.3893125355243683,
+    0.2920137718319893,    0.2035212516784668,   0.1202552504837513,   0.03979014977812767,
     -0.045525018125772476, -0.13791173323988914, -0.23460740596055984, -0.33967943489551544,
-    -0.4599952697753906,  -0.6106329262256622,  -0.8480964004493439,
+    -0.4599952697753906,   -0.6106329262256622,  -0.8480964004493439,
 };
 
 /* ---- Fixtures: ten u32, then the byte runs --------------------------------------------------- */
@@ -102,7 +103,8 @@ static void published_map(void **state)
     assert_memory_equal(map, s.nested_map, sizeof map);
 }
 
-/* Levels of a decoded slice times their absmax quantize to the same bytes: each is its own level. */
+/* Levels of a decoded slice times their absmax quantize to the same bytes: each is its own level.
+ */
 static void decoded_slice_quantizes_back(void **state)
 {
     (void)state;
@@ -356,7 +358,8 @@ static void equal_absmax_nests_to_itself(void **state)
 int main(void)
 {
     const npt_case cases[] = {
-        NPT_CASE("a slice quantized by bitsandbytes decodes to its BF16 values", single_slice_decodes),
+        NPT_CASE("a slice quantized by bitsandbytes decodes to its BF16 values",
+                 single_slice_decodes),
         NPT_CASE("a doubly quantized slice decodes to its BF16 values", nested_slice_decodes),
         NPT_CASE("the dynamic map has the bits of a published one", published_map),
         NPT_CASE("a decoded slice quantizes back to its bytes", decoded_slice_quantizes_back),
@@ -365,7 +368,8 @@ int main(void)
         NPT_CASE("every level is its own code", levels_are_their_own_code),
         NPT_CASE("a code is that of the nearest level", codes_are_nearest),
         NPT_CASE("blocks of zeros decode to zeros", zeros_stay_zeros),
-        NPT_CASE("lengths that fill neither byte nor block, from each dtype", odd_lengths_and_halves),
+        NPT_CASE("lengths that fill neither byte nor block, from each dtype",
+                 odd_lengths_and_halves),
         NPT_CASE("the dynamic map follows its formula", map_follows_its_formula),
         NPT_CASE("a nested absmax is the nearest entry", nested_absmax_is_nearest),
         NPT_CASE("equal absmax survive nesting", equal_absmax_nests_to_itself),
