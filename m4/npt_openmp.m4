@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
-# NPT_OPENMP: does the compiler speak OpenMP, header and runtime included? Sets OPENMP_CFLAGS (for
-# compiling and linking) and have_openmp. Without it the thread pool is npt's own.
+# NPT_OPENMP: shall the thread pool be OpenMP's? Only where asked: one pool with oneDNN then, but GNU's
+# idle workers spin for milliseconds and starve whatever else runs (src/base/threads.c). Sets
+# OPENMP_CFLAGS (for compiling and linking) and have_openmp.
 AC_DEFUN([NPT_OPENMP], [
 AC_ARG_WITH([openmp],
-  [AS_HELP_STRING([--with-openmp], [the thread pool of OpenMP @<:@used when found@:>@])], [],
-  [with_openmp=auto])
+  [AS_HELP_STRING([--with-openmp], [OpenMP's thread pool instead of npt's own @<:@no@:>@])], [],
+  [with_openmp=no])
 have_openmp=no OPENMP_CFLAGS=
 AS_IF([test "x$with_openmp" != xno],
   [AC_CACHE_CHECK([for OpenMP], [npt_cv_openmp],

@@ -1,1 +1,15 @@
 # SPDX-License-Identifier: BSD-2-Clause
+check_PROGRAMS += tests/kern/test_matmul.test
+tests_kern_test_matmul_test_SOURCES = \
+  tests/kern/test_matmul.c \
+  tests/kern/matmul_rig.h \
+  tests/npt_test.h
+
+# Speed is measured by `make bench`, never by `make check`.
+EXTRA_PROGRAMS += tests/bench/npt-bench-matmul
+CLEANFILES += tests/bench/npt-bench-matmul
+tests_bench_npt_bench_matmul_SOURCES = tests/bench/bench_matmul.c
+bench: bench-matmul
+bench-matmul: tests/bench/npt-bench-matmul
+	tests/bench/npt-bench-matmul $(BENCH_MATMUL_FLAGS)
+.PHONY: bench bench-matmul

@@ -4,7 +4,9 @@
  *
  *     static void lengths_are_checked(void **state) { (void)state; assert_int_equal(…); }
  *     int main(void) {
- *         const npt_case cases[] = { NPT_CASE("a length past the end is refused", lengths_are_checked) };
+ *         const npt_case cases[] = {
+ *             NPT_CASE("a length past the end is refused", lengths_are_checked),
+ *         };
  *         return npt_test_run("safetensors", cases, NPT_COUNT(cases));
  *     }
  *
@@ -39,38 +41,95 @@ typedef struct npt_case {
 } npt_case;
 #define NPT_CASE(sentence, function) {(sentence), (function)}
 static jmp_buf npt_test_failed_;
-#define npt_test_fail_(...)                                                                        \
-    (printf("# %s:%d: ", __FILE__, __LINE__), printf(__VA_ARGS__), printf("\n"),                   \
-     longjmp(npt_test_failed_, 1))
-#define fail_msg(...) npt_test_fail_(__VA_ARGS__)
-#define print_message(...) printf("# " __VA_ARGS__)
-#define assert_true(c) ((c) ? (void)0 : (void)npt_test_fail_("not true: %s", #c))
-#define assert_false(c) ((c) ? (void)npt_test_fail_("not false: %s", #c) : (void)0)
-#define assert_null(p) assert_true((p) == NULL)
-#define assert_non_null(p) assert_true((p) != NULL)
+typedef struct npt_test_place_ {
+    const char *file;
+    int line;
+    const char *what;
+} npt_test_place_;
+#define NPT_TEST_HERE_(what) ((npt_test_place_){__FILE__, __LINE__, (what)})
+
+/* Functions, so that an argument is evaluated once, as with cmocka. */
+__attribute__((format(printf, 2, 3), noreturn)) static inline void
+npt_test_fail_(npt_test_place_ at, const char *format, ...)
+{
+    va_list args;
+    printf("# %s:%d: %s: ", at.file, at.line, at.what);
+    va_start(args, format);
+    vprintf(format, args);
+    va_end(args);
+    printf("\n");
+    longjmp(npt_test_failed_, 1);
+}
+static inline void npt_test_holds_(npt_test_place_ at, bool holds)
+{
+    if (!holds) npt_test_fail_(at, "does not hold");
+}
+static inline void npt_test_ints_(npt_test_place_ at, long long a, long long b, bool equal)
+{
+    if ((a == b) != equal) npt_test_fail_(at, "%lld and %lld", a, b);
+}
+static inline void npt_test_range_(npt_test_place_ at, unsigned long long a,
+                                   unsigned long long low, unsigned long long high)
+{
+    if (a < low || a > high) npt_test_fail_(at, "%llu is not in %llu … %llu", a, low, high);
+}
+static inline void npt_test_strings_(npt_test_place_ at, const char *a, const char *b, bool equal)
+{
+    if ((strcmp(a, b) == 0) != equal) npt_test_fail_(at, "\"%s\" and \"%s\"", a, b);
+}
+static inline void npt_test_bytes_(npt_test_place_ at, const void *a, const void *b, size_t bytes,
+                                   bool equal)
+{
+    if ((memcmp(a, b, bytes) == 0) != equal)
+        npt_test_fail_(at, "%zu bytes are %s", bytes, equal ? "not equal" : "equal");
+}
+static inline void npt_test_floats_(npt_test_place_ at, double a, double b, double epsilon)
+{
+    if (!(a - b <= epsilon && b - a <= epsilon)) npt_test_fail_(at, "%.9g and %.9g", a, b);
+}
+#define fail_msg(...) npt_test_fail_(NPT_TEST_HERE_("failed"), __VA_ARGS__)
+#define fail() npt_test_fail_(NPT_TEST_HERE_("failed"), "here")
+#define print_message(...) ((void)(printf("# "), printf(__VA_ARGS__)))
+#define assert_true(c) npt_test_holds_(NPT_TEST_HERE_(#c), (c) ? true : false)
+#define assert_false(c) npt_test_holds_(NPT_TEST_HERE_("!(" #c ")"), (c) ? false : true)
+#define assert_null(p) npt_test_holds_(NPT_TEST_HERE_(#p " is NULL"), (p) == NULL)
+#define assert_non_null(p) npt_test_holds_(NPT_TEST_HERE_(#p " is not NULL"), (p) != NULL)
+#define assert_ptr_equal(a, b) npt_test_holds_(NPT_TEST_HERE_(#a " == " #b), (a) == (b))
+#define assert_ptr_not_equal(a, b) npt_test_holds_(NPT_TEST_HERE_(#a " != " #b), (a) != (b))
 #define assert_int_equal(a, b)                                                                     \
-    ((long long)(a) == (long long)(b)                                                              \
-         ? (void)0                                                                                 \
-         : (void)npt_test_fail_("%s: %lld != %lld", #a, (long long)(a), (long long)(b)))
-#define assert_int_not_equal(a, b) assert_true((long long)(a) != (long long)(b))
-#define assert_string_equal(a, b)                                                                  \
-    (strcmp((a), (b)) == 0 ? (void)0 : (void)npt_test_fail_("\"%s\" != \"%s\"", (a), (b)))
+    npt_test_ints_(NPT_TEST_HERE_(#a " == " #b), (long long)(a), (long long)(b), true)
+#define assert_int_not_equal(a, b)                                                                 \
+    npt_test_ints_(NPT_TEST_HERE_(#a " != " #b), (long long)(a), (long long)(b), false)
+#define assert_in_range(a, low, high)                                                              \
+    npt_test_range_(NPT_TEST_HERE_(#a), (unsigned long long)(a), (unsigned long long)(low),        \
+                    (unsigned long long)(high))
+#define assert_string_equal(a, b) npt_test_strings_(NPT_TEST_HERE_(#a " == " #b), (a), (b), true)
+#define assert_string_not_equal(a, b)                                                              \
+    npt_test_strings_(NPT_TEST_HERE_(#a " != " #b), (a), (b), false)
 #define assert_memory_equal(a, b, n)                                                               \
-    (memcmp((a), (b), (n)) == 0 ? (void)0 : (void)npt_test_fail_("%s: bytes differ", #a))
+    npt_test_bytes_(NPT_TEST_HERE_(#a " == " #b), (a), (b), (n), true)
+#define assert_memory_not_equal(a, b, n)                                                           \
+    npt_test_bytes_(NPT_TEST_HERE_(#a " != " #b), (a), (b), (n), false)
+#define assert_float_equal(a, b, e)                                                                \
+    npt_test_floats_(NPT_TEST_HERE_(#a " ≈ " #b), (double)(a), (double)(b), (double)(e))
+
+/* A function of its own: what it calls may come back by longjmp(), which spares no local. */
+static inline bool npt_test_passes_(const npt_case *test)
+{
+    void *state = NULL;
+    if (setjmp(npt_test_failed_) != 0) return false;
+    test->function(&state);
+    return true;
+}
 static inline int npt_test_run(const char *suite, const npt_case *cases, size_t count)
 {
     size_t failed = 0;
     printf("# %s (cmocka absent: npt's own runner)\n1..%zu\n", suite, count);
     for (size_t i = 0; i < count; i++) {
-        void *state = NULL;
-        if (setjmp(npt_test_failed_) == 0) {
-            cases[i].function(&state);
-            printf("ok %zu - %s\n", i + 1, cases[i].name);
-        } else {
-            volatile size_t *f = &failed;
-            ++*f;
-            printf("not ok %zu - %s\n", i + 1, cases[i].name);
-        }
+        bool passes = npt_test_passes_(&cases[i]);
+        printf("%s %zu - %s\n", passes ? "ok" : "not ok", i + 1, cases[i].name);
+        fflush(stdout);
+        failed += !passes;
     }
     return failed == 0 ? 0 : 1;
 }

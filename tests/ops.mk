@@ -11,5 +11,5 @@ check_PROGRAMS += tests/kern/test_attention.test
 tests_kern_test_attention_test_SOURCES = tests/kern/test_attention.c tests/kern/kern.h tests/npt_test.h
 
 # Rates of every kernel at every level: make tests/bench/bench_kernels
-EXTRA_PROGRAMS = tests/bench/bench_kernels
+EXTRA_PROGRAMS += tests/bench/bench_kernels
 tests_bench_bench_kernels_SOURCES = tests/bench/bench_kernels.c

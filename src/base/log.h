@@ -10,6 +10,9 @@
  * are dropped unless NPT_VERBOSE=1 is in the environment. */
 void npt_log(npt_log_level level, const char *format, ...) NPT_PRINTF(2, 3);
 
+/* Appends every line to a file as well, until called with NULL. NPT_E_IO. */
+npt_status npt_log_copy_to(const char *path);
+
 /* Whether NPT_VERBOSE=1 is set. */
 bool npt_verbose(void);
 

@@ -13,10 +13,12 @@
 #include <stdatomic.h>
 #endif
 
-/* Tasks are taken from a counter, so that a slow worker takes fewer of them. With OpenMP the
- * workers are OpenMP's, which oneDNN and OpenBLAS share; without it they are threads of ours that
- * sleep between runs. Invariant: between two calls of npt_threads_run() no worker touches
- * anything of the caller's. */
+/* Tasks are taken from a counter, so that a slow worker takes fewer of them. The workers are threads
+ * of ours that look for work for some 50 µs after a run, then sleep. Where npt was configured
+ * --with-openmp they are OpenMP's, which oneDNN shares; that is not the default, because GNU's
+ * idle workers spin for milliseconds, and on a machine with other work a run then takes many times
+ * as long. Invariant: between two calls of npt_threads_run() no worker touches anything of the
+ * caller's. */
 
 #ifdef _OPENMP
 
@@ -54,6 +56,9 @@ void npt_threads_destroy(npt_threads *threads)
 
 #else
 
+/* Pauses of an x86 core: 15 to 60 ns each. */
+enum { PATIENCE = 1000 };
+
 typedef struct npt_worker {
     npt_threads *pool;
     pthread_t thread;
@@ -65,9 +70,11 @@ struct npt_threads {
     npt_worker *workers;
     pthread_mutex_t mutex;
     pthread_cond_t wake, done;
+    int patience; /* looks at `round` or `busy` before sleeping */
+    /* changed under the mutex, looked at without it */
+    _Atomic uint64_t round; /* grows by one with every run, and to quit */
+    _Atomic int busy;       /* workers that have not finished this round */
     /* under the mutex */
-    uint64_t round; /* grows by one with every run */
-    int busy;       /* workers that have not finished this round */
     bool quit;
     npt_task *task;
     void *context;
@@ -82,26 +89,35 @@ static void take_tasks(npt_threads *pool, npt_task *task, void *context, int64_t
     while ((i = atomic_fetch_add(&pool->next, 1)) < tasks) task(context, i, worker);
 }
 
+static void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
 static void *worker_main(void *argument)
 {
     npt_worker *worker = argument;
     npt_threads *pool = worker->pool;
     uint64_t seen = 0;
-    pthread_mutex_lock(&pool->mutex);
     for (;;) {
-        while (pool->round == seen && !pool->quit) pthread_cond_wait(&pool->wake, &pool->mutex);
-        if (pool->quit) break;
-        seen = pool->round;
+        for (int i = 0; i < pool->patience && atomic_load(&pool->round) == seen; i++) relax();
+        pthread_mutex_lock(&pool->mutex);
+        while (atomic_load(&pool->round) == seen) pthread_cond_wait(&pool->wake, &pool->mutex);
+        seen = atomic_load(&pool->round);
         npt_task *task = pool->task;
         void *context = pool->context;
         int64_t tasks = pool->tasks;
+        bool quit = pool->quit;
         pthread_mutex_unlock(&pool->mutex);
+        if (quit) return NULL;
         take_tasks(pool, task, context, tasks, worker->number);
+        if (atomic_fetch_sub(&pool->busy, 1) > 1) continue;
         pthread_mutex_lock(&pool->mutex);
-        if (--pool->busy == 0) pthread_cond_signal(&pool->done);
+        pthread_cond_signal(&pool->done);
+        pthread_mutex_unlock(&pool->mutex);
     }
-    pthread_mutex_unlock(&pool->mutex);
-    return NULL;
 }
 
 /* The CPUs this process may run on. */
@@ -117,7 +133,9 @@ npt_threads *npt_threads_create(int count)
 {
     npt_threads *pool = npt_alloc(1, sizeof(*pool));
     if (pool == NULL) return NULL;
-    pool->count = count > 0 ? count : cpus_allowed();
+    const int cpus = cpus_allowed();
+    pool->count = count > 0 ? count : cpus;
+    pool->patience = pool->count <= cpus ? PATIENCE : 0;
     pool->workers = npt_alloc((size_t)pool->count, sizeof(*pool->workers));
     if (pool->workers == NULL) {
         npt_free(pool);
@@ -155,14 +173,15 @@ void npt_threads_run(npt_threads *pool, npt_task *task, void *context, int64_t t
     pool->task = task;
     pool->context = context;
     pool->tasks = tasks;
-    pool->busy = pool->started;
-    pool->round++;
+    atomic_store(&pool->busy, pool->started);
     atomic_store(&pool->next, 0);
+    atomic_fetch_add(&pool->round, 1);
     pthread_cond_broadcast(&pool->wake);
     pthread_mutex_unlock(&pool->mutex);
     take_tasks(pool, task, context, tasks, 0);
+    for (int i = 0; i < pool->patience && atomic_load(&pool->busy) > 0; i++) relax();
     pthread_mutex_lock(&pool->mutex);
-    while (pool->busy > 0) pthread_cond_wait(&pool->done, &pool->mutex);
+    while (atomic_load(&pool->busy) > 0) pthread_cond_wait(&pool->done, &pool->mutex);
     pthread_mutex_unlock(&pool->mutex);
 }
 
@@ -171,6 +190,7 @@ void npt_threads_destroy(npt_threads *pool)
     if (pool == NULL) return;
     pthread_mutex_lock(&pool->mutex);
     pool->quit = true;
+    atomic_fetch_add(&pool->round, 1);
     pthread_cond_broadcast(&pool->wake);
     pthread_mutex_unlock(&pool->mutex);
     for (int i = 1; i <= pool->started; i++) pthread_join(pool->workers[i].thread, NULL);

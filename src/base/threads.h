@@ -12,7 +12,7 @@ typedef struct npt_threads npt_threads;
 typedef void npt_task(void *context, int64_t index, int worker);
 
 /* A pool of `count` workers, the caller included; 0 = as many as this process may use. NULL on
- * failure. Uses OpenMP where it was found (one pool shared with oneDNN), POSIX threads otherwise. */
+ * failure. Threads of its own; OpenMP's (shared with oneDNN) where configured --with-openmp. */
 npt_threads *npt_threads_create(int count);
 int npt_threads_count(const npt_threads *threads);
 /* Runs tasks 0 … tasks-1 and returns when all are done. Not reentrant; one caller at a time. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* JSON through jansson, with sentences for what is wrong. Objects are jansson's; json_decref() them. */
+/* JSON through jansson, with sentences for what is wrong. Objects are jansson's: json_decref(). */
 #ifndef NPT_FILES_JSON_H
 #define NPT_FILES_JSON_H
 
@@ -7,8 +7,9 @@
 
 #include "base/status.h"
 
-/* Parses a file; NPT_E_FORMAT names file, line and cause. `flags` are jansson's. The root must be an
- * object. */
+/* Parses a file; NPT_E_FORMAT names file, line and cause. `flags` are jansson's. The root must be
+ * an object. More than 4 M values (commas and opening brackets) are refused before they take
+ * memory: jansson needs some 100 bytes for each. */
 npt_status npt_json_load(const char *path, size_t flags, json_t **root);
 npt_status npt_json_parse(const char *text, size_t bytes, size_t flags, const char *what,
                           json_t **root);

@@ -9,6 +9,15 @@
 #define NPT_SAFETENSORS_MAX_HEADER 100000000u
 #define NPT_MAX_RANK 8
 
+/* ---- Dtypes as files know them ---- */
+
+/* "BF16" → NPT_BF16. NPT_E_FORMAT for a word that safetensors (or npt) does not know. */
+npt_status npt_st_dtype(const char *name, npt_dtype *dtype);
+/* Bytes of one element; 0 for a dtype that no safetensors file holds (NONE, NF4). */
+size_t npt_st_dtype_bytes(npt_dtype dtype);
+/* The inverse of npt_st_dtype(); NULL for a dtype that no safetensors file holds. */
+const char *npt_st_dtype_name(npt_dtype dtype);
+
 /* One tensor as the header states it; strings and arrays belong to the reader. */
 typedef struct npt_st_tensor {
     const char *name;
@@ -17,7 +26,8 @@ typedef struct npt_st_tensor {
     int64_t shape[NPT_MAX_RANK];
     uint64_t begin;   /* byte offset in the file (not in the data section) */
     uint64_t bytes;
-    const void *data; /* in the mapping; NULL when the file was opened headers_only */
+    const void *data; /* in the mapping; NULL when the file was opened headers_only. Read-only, and
+                       * not aligned to the dtype where the writer did not pad its header. */
     const char *file; /* path of the file that holds it, for messages */
 } npt_st_tensor;
 
@@ -52,7 +62,8 @@ typedef struct npt_st_writer npt_st_writer;
 /* Declares everything first, then streams data. The file appears under its name only in
  * npt_st_writer_commit(): temporary file beside it, fsync, rename, fsync of the directory. */
 npt_status npt_st_writer_create(npt_st_writer **writer, const char *path);
-/* {"format":"pt"} is always there; this adds a string. */
+/* {"format":"pt"} is there from the start; this sets a string, or takes it away (value NULL).
+ * Without any string the file has no __metadata__. NPT_E_USAGE where it is not UTF-8. */
 npt_status npt_st_writer_metadata(npt_st_writer *writer, const char *key, const char *value);
 /* Declares a tensor. Either `data` stays valid until commit, or data is NULL and `produce` is
  * called at commit, in order, with consecutive byte ranges (offset, bytes ≤ 1 MiB) to fill. */

@@ -1,1 +1,17 @@
 # SPDX-License-Identifier: BSD-2-Clause
+libnptcore_la_SOURCES += \
+  src/model/adapter.c \
+  src/model/adapter.h \
+  src/model/adapter_lowrank.c \
+  src/model/batch.h \
+  src/model/block.c \
+  src/model/block.h \
+  src/model/byte_tokenizer.c \
+  src/model/byte_tokenizer.h \
+  src/model/config.c \
+  src/model/config.h \
+  src/model/make_model.c \
+  src/model/model.c \
+  src/model/model.h \
+  src/model/random_weights.c \
+  src/model/random_weights.h

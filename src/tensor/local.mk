@@ -2,9 +2,11 @@
 libnptcore_la_SOURCES += \
   src/tensor/dtype.c \
   src/tensor/dtype.h \
+  src/tensor/exec.c \
   src/tensor/exec.h \
   src/tensor/kernels.h \
   src/tensor/matmul.h \
+  src/tensor/matmul_reference.c \
   src/tensor/nf4.c \
   src/tensor/nf4.h \
   src/tensor/policy.c \

@@ -58,6 +58,9 @@ static npt_status check_request(const npt_policy_request *request)
         !is_half(request->adapter_dtype))
         return npt_fail(NPT_E_USAGE, "--adapter_dtype %s: an adapter is F32, F16 or BF16 (R6); name one of these",
                         npt_dtype_name(request->adapter_dtype));
+    if (request->mixed_precision != NPT_DTYPE_NONE && !is_half(request->mixed_precision))
+        return npt_fail(NPT_E_USAGE, "--mixed_precision %s: products are in F16 or BF16 (R4); name one of these",
+                        npt_dtype_name(request->mixed_precision));
     if (request->use_quantization || request->base_is_quantized) return check_quantized(request);
     if (request->use_fp16 && request->use_bf16)
         return npt_fail(NPT_E_USAGE, "--use_fp16 and --use_bf16 exclude each other; drop one");

@@ -12,9 +12,11 @@
  * roundings a token, in which blocks, and whether backward has the gradient of it, or replays it.
  * Invariant: a plan cell is NONE → NONE exactly where no such cast can happen. */
 
-typedef enum site_width { WIDTH_HIDDEN, WIDTH_INTER, WIDTH_Q, WIDTH_KV, WIDTH_RANK, WIDTH_ROPE, WIDTH_NONE } site_width;
+typedef enum site_width { WIDTH_HIDDEN, WIDTH_INTER, WIDTH_Q, WIDTH_KV, WIDTH_RANK, WIDTH_ROPE, WIDTH_OPERAND, WIDTH_ADAPTER_OPERAND,
+                         WIDTH_NONE } site_width;
 
 typedef enum site_place {
+    IN_NEVER,
     IN_MODEL, /* once, outside the blocks */
     IN_EVERY,
     IN_STANDARD,
@@ -28,49 +30,60 @@ typedef struct site_row {
     const char *name;
     npt_role from, to;
     site_width width;
-    int roundings; /* per element */
+    int roundings; /* per element, forward */
     site_place place;
-    bool backward, recompute;
-    npt_role gradient; /* dtype of the gradient of what the site produced */
+    int backward_roundings; /* of the gradient of what the site produced */
+    site_place backward_place;
+    bool recompute; /* backward replays it */
 } site_row;
 
 #define H NPT_ROLE_ACT
 #define P NPT_ROLE_ADAPTER
 #define F NPT_ROLE_ACCUM
+#define C NPT_ROLE_COMPUTE
+/* clang-format off */
 static const site_row table[NPT_SITE_COUNT] = {
-    /*                          name             from             to width      rnd place   bwd    again grad */
-    [NPT_SITE_WEIGHT]        = {"weight",        NPT_ROLE_FROZEN, F, WIDTH_NONE,   1, IN_MODEL,   false, false, F},
-    [NPT_SITE_EMBED]         = {"embed",         NPT_ROLE_PLAIN,  H, WIDTH_HIDDEN, 1, IN_MODEL,   false, false, H},
-    [NPT_SITE_NORM_IN]       = {"norm_in",       F, H, WIDTH_HIDDEN, 2, IN_EVERY,          true,  false, H},
-    [NPT_SITE_Q]             = {"q",             F, H, WIDTH_Q,      1, IN_EVERY,          true,  false, H},
-    [NPT_SITE_K]             = {"k",             F, H, WIDTH_KV,     1, IN_EVERY,          true,  false, H},
-    [NPT_SITE_V]             = {"v",             F, H, WIDTH_KV,     1, IN_EVERY,          true,  false, H},
-    [NPT_SITE_Q_NORM]        = {"q_norm",        F, H, WIDTH_Q,      2, IN_QK_NORM,        true,  false, H},
-    [NPT_SITE_K_NORM]        = {"k_norm",        F, H, WIDTH_KV,     2, IN_QK_NORM,        true,  false, H},
-    [NPT_SITE_ROPE]          = {"rope",          F, H, WIDTH_ROPE,   1, IN_EVERY,          true,  false, H},
-    [NPT_SITE_ATTN]          = {"attn",          F, H, WIDTH_Q,      1, IN_EVERY,          true,  false, H},
-    [NPT_SITE_ATTN_OUT]      = {"attn_out",      F, H, WIDTH_HIDDEN, 1, IN_EVERY,          true,  false, H},
-    [NPT_SITE_RESIDUAL_ATTN] = {"residual_attn", F, H, WIDTH_HIDDEN, 1, IN_STANDARD,       true,  false, H},
-    [NPT_SITE_ADAPTER_IN]    = {"adapter_in",    H, P, WIDTH_HIDDEN, 1, IN_NPT,            true,  false, P},
-    [NPT_SITE_Z]             = {"z",             F, P, WIDTH_RANK,   1, IN_NPT,            true,  false, P},
-    [NPT_SITE_ADD]           = {"add",           F, P, WIDTH_INTER,  1, IN_ADDITIVE,       true,  false, P},
-    [NPT_SITE_U]             = {"u",             F, P, WIDTH_INTER,  1, IN_MULTIPLICATIVE, true,  false, P},
-    [NPT_SITE_MULT]          = {"mult",          F, P, WIDTH_INTER,  1, IN_MULTIPLICATIVE, false, true,  P},
-    [NPT_SITE_NORM_POST]     = {"norm_post",     F, H, WIDTH_HIDDEN, 2, IN_EVERY,          true,  false, H},
-    [NPT_SITE_GATE]          = {"gate",          F, H, WIDTH_INTER,  1, IN_EVERY,          true,  false, H},
-    [NPT_SITE_UP]            = {"up",            F, H, WIDTH_INTER,  1, IN_EVERY,          true,  false, H},
-    [NPT_SITE_GATE_MOD]      = {"gate_mod",      F, H, WIDTH_INTER,  1, IN_NPT,            true,  true,  H},
-    [NPT_SITE_MLP_ACT]       = {"mlp_act",       F, H, WIDTH_INTER,  1, IN_EVERY,          true,  false, H},
-    [NPT_SITE_DOWN]          = {"down",          F, H, WIDTH_HIDDEN, 1, IN_EVERY,          false, false, H},
-    [NPT_SITE_RESIDUAL]      = {"residual",      F, H, WIDTH_HIDDEN, 1, IN_EVERY,          true,  false, H},
-    [NPT_SITE_NORM_FINAL]    = {"norm_final",    F, H, WIDTH_HIDDEN, 2, IN_MODEL,          false, false, H},
-    [NPT_SITE_LOGITS]        = {"logits",        F, NPT_ROLE_LOSS, WIDTH_NONE, 1, IN_MODEL, false, false, F},
-    [NPT_SITE_OPERAND]       = {"operand",       H, NPT_ROLE_COMPUTE, WIDTH_NONE, 1, IN_EVERY, true, false, H},
-    [NPT_SITE_UPDATE]        = {"update",        NPT_ROLE_MASTER, P, WIDTH_NONE,   1, IN_NPT,     false, false, P},
+    /*                            name              from to  width         n  place              n  backward place     again */
+    [NPT_SITE_WEIGHT]          = {"weight",         NPT_ROLE_FROZEN,
+                                                         C,  WIDTH_NONE,   1, IN_MODEL,          0, IN_NEVER,          false},
+    [NPT_SITE_EMBED]           = {"embed",          NPT_ROLE_PLAIN,
+                                                         H,  WIDTH_HIDDEN, 1, IN_MODEL,          0, IN_NEVER,          false},
+    [NPT_SITE_NORM_IN]         = {"norm_in",        F,   H,  WIDTH_HIDDEN, 2, IN_EVERY,          2, IN_EVERY,          false},
+    [NPT_SITE_Q]               = {"q",              F,   H,  WIDTH_Q,      1, IN_EVERY,          1, IN_EVERY,          false},
+    [NPT_SITE_K]               = {"k",              F,   H,  WIDTH_KV,     1, IN_EVERY,          1, IN_EVERY,          false},
+    [NPT_SITE_V]               = {"v",              F,   H,  WIDTH_KV,     1, IN_EVERY,          1, IN_EVERY,          false},
+    [NPT_SITE_Q_NORM]          = {"q_norm",         F,   H,  WIDTH_Q,      2, IN_QK_NORM,        1, IN_QK_NORM,        false},
+    [NPT_SITE_K_NORM]          = {"k_norm",         F,   H,  WIDTH_KV,     2, IN_QK_NORM,        1, IN_QK_NORM,        false},
+    [NPT_SITE_ROPE_TABLE]      = {"rope_table",     F,   H,  WIDTH_NONE,   1, IN_MODEL,          0, IN_NEVER,          false},
+    [NPT_SITE_ROPE]            = {"rope",           F,   H,  WIDTH_ROPE,   1, IN_EVERY,          1, IN_EVERY,          false},
+    [NPT_SITE_ATTN]            = {"attn",           F,   H,  WIDTH_Q,      1, IN_EVERY,          1, IN_EVERY,          false},
+    [NPT_SITE_ATTN_OUT]        = {"attn_out",       F,   H,  WIDTH_HIDDEN, 1, IN_EVERY,          1, IN_NPT,            false},
+    [NPT_SITE_RESIDUAL_ATTN]   = {"residual_attn",  F,   H,  WIDTH_HIDDEN, 1, IN_STANDARD,       0, IN_NEVER,          false},
+    [NPT_SITE_ADAPTER_IN]      = {"adapter_in",     H,   P,  WIDTH_HIDDEN, 1, IN_NPT,            1, IN_NPT,            false},
+    [NPT_SITE_Z]               = {"z",              F,   P,  WIDTH_RANK,   1, IN_NPT,            1, IN_NPT,            false},
+    [NPT_SITE_ADD]             = {"add",            F,   P,  WIDTH_INTER,  1, IN_ADDITIVE,       1, IN_ADDITIVE,       false},
+    [NPT_SITE_U]               = {"u",              F,   P,  WIDTH_INTER,  1, IN_MULTIPLICATIVE, 1, IN_MULTIPLICATIVE, false},
+    [NPT_SITE_MULT]            = {"mult",           F,   P,  WIDTH_INTER,  1, IN_MULTIPLICATIVE, 0, IN_NEVER,          true},
+    [NPT_SITE_NORM_POST]       = {"norm_post",      F,   H,  WIDTH_HIDDEN, 2, IN_EVERY,          2, IN_EVERY,          false},
+    [NPT_SITE_GATE]            = {"gate",           F,   H,  WIDTH_INTER,  1, IN_EVERY,          1, IN_EVERY,          false},
+    [NPT_SITE_UP]              = {"up",             F,   H,  WIDTH_INTER,  1, IN_EVERY,          1, IN_EVERY,          false},
+    [NPT_SITE_GATE_MOD]        = {"gate_mod",       F,   H,  WIDTH_INTER,  1, IN_NPT,            1, IN_NPT,            true},
+    [NPT_SITE_MLP_ACT]         = {"mlp_act",        F,   H,  WIDTH_INTER,  1, IN_EVERY,          1, IN_EVERY,          false},
+    [NPT_SITE_DOWN]            = {"down",           F,   H,  WIDTH_HIDDEN, 1, IN_EVERY,          0, IN_NEVER,          false},
+    [NPT_SITE_RESIDUAL]        = {"residual",       F,   H,  WIDTH_HIDDEN, 1, IN_EVERY,          1, IN_EVERY,          false},
+    [NPT_SITE_NORM_FINAL]      = {"norm_final",     F,   H,  WIDTH_HIDDEN, 2, IN_MODEL,          0, IN_NEVER,          false},
+    [NPT_SITE_LOGITS]          = {"logits",         F,   NPT_ROLE_LOSS,
+                                                             WIDTH_NONE,   1, IN_MODEL,          0, IN_NEVER,          false},
+    [NPT_SITE_OPERAND]         = {"operand",        H,   C,  WIDTH_OPERAND, 1, IN_EVERY,         1, IN_EVERY,          false},
+    [NPT_SITE_ADAPTER_OPERAND] = {"adapter_operand", P,  C,  WIDTH_ADAPTER_OPERAND, 1, IN_NPT,            1, IN_NPT,            false},
+    [NPT_SITE_UPDATE]          = {"update",         NPT_ROLE_MASTER,
+                                                         P,  WIDTH_NONE,   1, IN_NPT,            0, IN_NEVER,          false},
 };
+/* clang-format on */
 #undef H
 #undef P
 #undef F
+#undef C
 
 typedef struct site_cell {
     npt_site_plan plan;
@@ -94,9 +107,10 @@ static site_cell *cell_at(const npt_sites *sites, npt_site_id id, int layer, npt
     return &sites->cells[((size_t)(layer + 1) * NPT_SITE_COUNT + id) * NPT_DIRECTION_COUNT + direction];
 }
 
-static bool is_placed(const site_row *row, const npt_site_block *block)
+static bool is_placed(site_place place, const npt_site_block *block)
 {
-    switch (row->place) {
+    switch (place) {
+    case IN_NEVER: return false;
     case IN_MODEL: return block == NULL;
     case IN_EVERY: return block != NULL;
     case IN_STANDARD: return block != NULL && !block->npt;
@@ -108,7 +122,23 @@ static bool is_placed(const site_row *row, const npt_site_block *block)
     return false;
 }
 
-static int64_t width_of(const site_row *row, const npt_site_block *block, int64_t hidden)
+/* Activations that enter matmuls, per token: forward n, attn, m, act; backward the gradients dh, dgate,
+ * dup, da, dq, dk, dv. */
+static int64_t operand_width(const npt_site_block *b, npt_direction direction)
+{
+    if (direction == NPT_FORWARD) return 2 * b->hidden + b->q_width + b->inter;
+    return 2 * b->hidden + 2 * b->inter + b->q_width + 2 * b->kv_width;
+}
+
+/* The same of an adapter: forward a and z; backward dz, z, a and the dadd, du. */
+static int64_t adapter_operand_width(const npt_site_block *b, npt_direction direction)
+{
+    int64_t terms = (b->additive ? 1 : 0) + (b->multiplicative ? 1 : 0);
+    if (direction == NPT_FORWARD) return b->hidden + b->rank;
+    return b->hidden + 2 * b->rank + terms * b->inter;
+}
+
+static int64_t width_of(const site_row *row, const npt_site_block *block, int64_t hidden, npt_direction direction)
 {
     switch (row->width) {
     case WIDTH_HIDDEN: return hidden;
@@ -117,6 +147,8 @@ static int64_t width_of(const site_row *row, const npt_site_block *block, int64_
     case WIDTH_KV: return block->kv_width;
     case WIDTH_RANK: return block->rank;
     case WIDTH_ROPE: return block->q_width + block->kv_width;
+    case WIDTH_OPERAND: return operand_width(block, direction);
+    case WIDTH_ADAPTER_OPERAND: return adapter_operand_width(block, direction);
     case WIDTH_NONE: return 0;
     }
     return 0;
@@ -129,28 +161,33 @@ static npt_dtype dtype_of(const npt_policy *policy, npt_role role)
     return dtype == NPT_DTYPE_NONE ? policy->dtype[NPT_ROLE_ADAPTER] : dtype;
 }
 
-/* Sites that exist only where two dtypes of the policy differ. */
+/* Operands are cast only where products have a dtype of their own (R4). */
 static bool is_needed(const npt_policy *policy, npt_site_id id)
 {
-    if (id == NPT_SITE_OPERAND) return policy->dtype[NPT_ROLE_COMPUTE] != policy->dtype[NPT_ROLE_ACT];
+    if (id == NPT_SITE_OPERAND || id == NPT_SITE_ADAPTER_OPERAND)
+        return policy->dtype[NPT_ROLE_COMPUTE] != policy->dtype[NPT_ROLE_ACT];
     return true;
 }
 
 static void plan_layer(npt_sites *sites, int layer, const npt_site_block *block, int64_t hidden)
 {
-    for (int id = 0; id < NPT_SITE_COUNT; id++) {
+    for (int i = 0; i < NPT_SITE_COUNT; i++) {
+        const npt_site_id id = (npt_site_id)i;
         const site_row *row = &table[id];
-        if (!is_placed(row, block) || !is_needed(&sites->policy, (npt_site_id)id)) continue;
-        npt_site_plan plan = {dtype_of(&sites->policy, row->from), dtype_of(&sites->policy, row->to),
-                              row->roundings * width_of(row, block, hidden)};
-        cell_at(sites, (npt_site_id)id, layer, NPT_FORWARD)->plan = plan;
-        if (row->recompute) cell_at(sites, (npt_site_id)id, layer, NPT_RECOMPUTE)->plan = plan;
-        if (!row->backward) continue;
-        bool operand = id == NPT_SITE_OPERAND;
-        plan.from = operand ? plan.from : NPT_F32;
-        plan.to = operand ? plan.to : dtype_of(&sites->policy, row->gradient);
-        plan.per_token = width_of(row, block, hidden);
-        cell_at(sites, (npt_site_id)id, layer, NPT_BACKWARD)->plan = plan;
+        if (!is_needed(&sites->policy, id)) continue;
+        npt_dtype from = dtype_of(&sites->policy, row->from), to = dtype_of(&sites->policy, row->to);
+        if (is_placed(row->place, block)) {
+            npt_site_plan plan = {from, to, row->roundings * width_of(row, block, hidden, NPT_FORWARD)};
+            cell_at(sites, id, layer, NPT_FORWARD)->plan = plan;
+            if (row->recompute) cell_at(sites, id, layer, NPT_RECOMPUTE)->plan = plan;
+        }
+        if (is_placed(row->backward_place, block)) {
+            /* a gradient leaves an F32 accumulator; an operand arrives in its own dtype */
+            bool operand = id == NPT_SITE_OPERAND || id == NPT_SITE_ADAPTER_OPERAND;
+            npt_site_plan plan = {operand ? from : NPT_F32, to,
+                                  row->backward_roundings * width_of(row, block, hidden, NPT_BACKWARD)};
+            cell_at(sites, id, layer, NPT_BACKWARD)->plan = plan;
+        }
     }
 }
 

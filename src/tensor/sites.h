@@ -19,6 +19,7 @@ typedef enum npt_site_id {
     NPT_SITE_V,
     NPT_SITE_Q_NORM, /* qwen3; two roundings */
     NPT_SITE_K_NORM,
+    NPT_SITE_ROPE_TABLE, /* cos and sin, once per position */
     NPT_SITE_ROPE,
     NPT_SITE_ATTN,
     NPT_SITE_ATTN_OUT,
@@ -37,7 +38,8 @@ typedef enum npt_site_id {
     NPT_SITE_RESIDUAL,
     NPT_SITE_NORM_FINAL,
     NPT_SITE_LOGITS,  /* stays F32 */
-    NPT_SITE_OPERAND, /* R4: an operand of a matmul, act or adapter dtype → compute dtype */
+    NPT_SITE_OPERAND, /* R4: a block's activations and gradients entering a matmul → compute dtype */
+    NPT_SITE_ADAPTER_OPERAND, /* R4: an adapter's, from its own dtype; and, besides per_token, its weights */
     NPT_SITE_UPDATE,  /* master → adapter */
     NPT_SITE_COUNT
 } npt_site_id;

@@ -3,6 +3,8 @@
  * tricks: the nearest multiple of the quantum at that exponent. `make check` goes through every
  * exponent with the mantissas where rounding turns, and 16 million floats drawn at random;
  * NPT_FULL=1 through all 2^32. */
+#include "config.h"
+
 #include "kern.h"
 
 enum { BATCH = 65536 };

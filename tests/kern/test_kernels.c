@@ -2,6 +2,8 @@
 /* The kernels without sums over rows, at every level and pool size: the same bits everywhere, and
  * the values of twins written here in F64. Gradients are compared with central differences of the
  * twins. The files test_rows.c and test_attention.c do the same for the rest of the table. */
+#include "config.h"
+
 #include "kern.h"
 
 static const int64_t lengths[] = {1, 3, 15, 16, 17, 511, 512, 513, 16384, 33000};

@@ -2,6 +2,8 @@
 /* The kernels with sums (norm, distances, totals, comparison) and the optimizer, at every level and
  * pool size: the same bits everywhere, and the values of twins in F64; gradients against central
  * differences of the twins. */
+#include "config.h"
+
 #include "kern.h"
 
 typedef struct row_case {

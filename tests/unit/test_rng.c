@@ -34,7 +34,7 @@ static void philox_gives_the_published_answers(void **state)
     }
 }
 
-/* seed, stream and index 0 are the first known answer: words e169c58d6627e8d5 and 9b00dbd8bc57ac4c. */
+/* Seed, stream and index 0 are the first known answer: e169c58d6627e8d5 and 9b00dbd8bc57ac4c. */
 static void numbers_are_made_from_the_words_as_documented(void **state)
 {
     (void)state;

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "config.h"
+
+#include "cpu/matmul_native.h"
+
+#include <immintrin.h>
+
+/* AVX-512 F, BW, DQ, VL for matmul_native.inc.h: 14 rows × 2 vectors hold 28 of the 32 registers. */
+
+typedef __m512 vf;
+typedef __m512 vtable;
+enum { LANES = 16, MAX_ROWS = 14, DOT_TOKENS = 4 };
+#define FILL npt_matmul_fill_avx512
+#define TILE_CASES                                                                                 \
+    TILE_CASE(2) TILE_CASE(4) TILE_CASE(6) TILE_CASE(8) TILE_CASE(10) TILE_CASE(12) TILE_CASE(14)
+
+#define v_zero() _mm512_setzero_ps()
+#define v_set1(x) _mm512_set1_ps(x)
+#define v_load(p) _mm512_loadu_ps(p)
+#define v_store(p, v) _mm512_storeu_ps(p, v)
+#define v_fma(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define v_add(a, b) _mm512_add_ps(a, b)
+
+static inline vf v_from_f16(const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+static inline vf v_from_bf16(const uint16_t *p)
+{
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+static inline vtable v_table(const float *levels, float absmax)
+{
+    return _mm512_mul_ps(_mm512_loadu_ps(levels), _mm512_set1_ps(absmax));
+}
+
+/* Each lane shifts its nibble down out of four bytes; the lookup ignores all bits above it. */
+static inline vf v_from_nf4(const uint8_t *packed, vtable table)
+{
+    const __m512i shift =
+        _mm512_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24, 4, 0, 12, 8, 20, 16, 28, 24);
+    int32_t first, second;
+    memcpy(&first, packed, sizeof(first));
+    memcpy(&second, packed + sizeof(first), sizeof(second));
+    const __m512i bytes = _mm512_mask_set1_epi32(_mm512_set1_epi32(first), 0xff00, second);
+    return _mm512_permutexvar_ps(_mm512_srlv_epi32(bytes, shift), table);
+}
+
+static inline void v_to_f16(uint16_t *p, vf v)
+{
+    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    const __m256i half = _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    _mm256_storeu_si256((__m256i *)p, _mm256_mask_set1_epi16(half, nan, 0x7e00));
+}
+
+static inline void v_to_bf16(uint16_t *p, vf v)
+{
+    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    const __m512i bits = _mm512_castps_si512(v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+    __m512i half = _mm512_srli_epi32(_mm512_add_epi32(bits, bias), 16);
+    half = _mm512_mask_set1_epi32(half, nan, 0x7fc0);
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(half));
+}
+
+#define PS(x) _mm512_castpd_ps(x)
+#define PD(x) _mm512_castps_pd(x)
+
+/* 16 × 16: pairs, quarters, then the 128-bit pieces. */
+static inline void v_transpose(vf v[LANES])
+{
+    vf a[16], b[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        a[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
+        a[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+        b[i] = PS(_mm512_unpacklo_pd(PD(a[i]), PD(a[i + 2])));
+        b[i + 1] = PS(_mm512_unpackhi_pd(PD(a[i]), PD(a[i + 2])));
+        b[i + 2] = PS(_mm512_unpacklo_pd(PD(a[i + 1]), PD(a[i + 3])));
+        b[i + 3] = PS(_mm512_unpackhi_pd(PD(a[i + 1]), PD(a[i + 3])));
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        const vf low = _mm512_shuffle_f32x4(b[i], b[i + 4], 0x88);
+        const vf high = _mm512_shuffle_f32x4(b[i], b[i + 4], 0xdd);
+        const vf low2 = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0x88);
+        const vf high2 = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0xdd);
+        v[i] = _mm512_shuffle_f32x4(low, low2, 0x88);
+        v[i + 4] = _mm512_shuffle_f32x4(high, high2, 0x88);
+        v[i + 8] = _mm512_shuffle_f32x4(low, low2, 0xdd);
+        v[i + 12] = _mm512_shuffle_f32x4(high, high2, 0xdd);
+    }
+}
+
+#include "cpu/matmul_native.inc.h"

@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The native matmul's inner loops, written once and compiled per instruction set. The including
+ * file defines the vector type and the v_… operations on it:
+ *     vf, LANES, MAX_ROWS, TILE_SWITCH(rows, DO), v_zero() v_set1(x) v_load(p) v_store(p, v) v_fma(a, b, c)
+ *     v_add(a, b), v_from_f16(p), v_from_bf16(p), v_from_nf4(packed, table), v_table(levels,
+ *     absmax), v_to_f16(p, v), v_to_bf16(p, v), v_transpose(v[LANES]), v_sum(v), DOT_TOKENS
+ * No function here reads or writes past the elements it was given. */
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* ---- Widening ------------------------------------------------------------------------------ */
+
+/* dst[0 … count-1] where the rest of a vector must not be touched. */
+static void widen_tail(const void *src, npt_dtype dtype, int64_t index, int64_t count, float *dst)
+{
+    float lane[LANES];
+    uint16_t half[LANES] = {0};
+    if (dtype == NPT_F32) {
+        memcpy(dst, (const float *)src + index, (size_t)count * sizeof(float));
+        return;
+    }
+    memcpy(half, (const uint16_t *)src + index, (size_t)count * sizeof(half[0]));
+    v_store(lane, dtype == NPT_F16 ? v_from_f16(half) : v_from_bf16(half));
+    memcpy(dst, lane, (size_t)count * sizeof(float));
+}
+
+/* Elements one by one, wherever blocks and bytes begin. */
+static void widen_nf4_any(const npt_native_operand *src, int64_t index, int64_t count, float *dst)
+{
+    const uint8_t *packed = src->data;
+    for (int64_t i = 0; i < count; i++, index++) {
+        const unsigned byte = packed[index / 2];
+        dst[i] = src->levels[index % 2 == 0 ? byte >> 4 : byte & 15u] * src->absmax[index / 64];
+    }
+}
+
+/* A vector never straddles two blocks where the index is a multiple of its length. */
+static void widen_nf4(const npt_native_operand *src, int64_t index, int64_t count, float *dst)
+{
+    const uint8_t *packed = src->data;
+    int64_t i = 0;
+    if (index % LANES != 0) {
+        i = LANES - index % LANES;
+        if (i > count) i = count;
+        widen_nf4_any(src, index, i, dst);
+    }
+    while (count - i >= LANES) {
+        const int64_t block = (index + i) / 64;
+        int64_t end = (block + 1) * 64 - index;
+        if (end > count) end = count;
+        const vtable table = v_table(src->levels, src->absmax[block]);
+        for (; i + LANES <= end; i += LANES)
+            v_store(dst + i, v_from_nf4(packed + (index + i) / 2, table));
+    }
+    widen_nf4_any(src, index + i, count - i, dst + i);
+}
+
+static void widen(const npt_native_operand *src, int64_t index, int64_t count, float *dst)
+{
+    const int64_t whole = count - count % LANES;
+    const float *floats = (const float *)src->data + index;
+    const uint16_t *halves = (const uint16_t *)src->data + index;
+    if (src->dtype == NPT_NF4) {
+        widen_nf4(src, index, count, dst);
+        return;
+    }
+    if (src->dtype == NPT_F32)
+        for (int64_t i = 0; i < whole; i += LANES) v_store(dst + i, v_load(floats + i));
+    else if (src->dtype == NPT_F16)
+        for (int64_t i = 0; i < whole; i += LANES) v_store(dst + i, v_from_f16(halves + i));
+    else
+        for (int64_t i = 0; i < whole; i += LANES) v_store(dst + i, v_from_bf16(halves + i));
+    if (whole < count)
+        widen_tail(src->data, src->dtype, index + whole, count - whole, dst + whole);
+}
+
+/* ---- Packing ------------------------------------------------------------------------------- */
+
+static int64_t at_most(int64_t x, int64_t limit)
+{
+    return x < limit ? x : limit;
+}
+
+static bool pack_rows(const npt_native_operand *src, int64_t first, int rows, int64_t k0,
+                      int64_t depth, void *packed)
+{
+    float *dst = packed;
+    const int64_t valid = at_most(rows, src->count - first);
+    for (int64_t r = valid; r < rows; r++)
+        memset(dst + r * NPT_NATIVE_DEPTH, 0, (size_t)depth * sizeof(float));
+    if (src->k_inside) {
+        for (int64_t r = 0; r < valid; r++)
+            widen(src, (first + r) * src->depth + k0, depth, dst + r * NPT_NATIVE_DEPTH);
+        return true;
+    }
+    float line[MAX_ROWS];
+    for (int64_t k = 0; k < depth; k++) {
+        widen(src, (k0 + k) * src->count + first, valid, line);
+        for (int64_t r = 0; r < valid; r++) dst[r * NPT_NATIVE_DEPTH + k] = line[r];
+    }
+    return true;
+}
+
+/* LANES vectors × depth, turned so that lanes lie together; `width` is dst's stride. */
+static void pack_turned(const npt_native_operand *src, int64_t first, int width, int64_t k0,
+                        int64_t depth, float *dst)
+{
+    float line[LANES][LANES];
+    const int64_t valid = at_most(LANES, src->count - first);
+    memset(line, 0, sizeof(line));
+    for (int64_t k = 0; k < depth; k += LANES) {
+        const int64_t some = at_most(LANES, depth - k);
+        vf v[LANES];
+        for (int64_t r = 0; r < valid; r++)
+            widen(src, (first + r) * src->depth + k0 + k, some, line[r]);
+        for (int r = 0; r < LANES; r++) v[r] = v_load(line[r]);
+        v_transpose(v);
+        for (int64_t i = 0; i < some; i++) v_store(dst + (k + i) * width, v[i]);
+    }
+}
+
+/* One row of a matrix whose k lies outside, spread over the panels. NF4: `index` and the row
+ * length are multiples of LANES. */
+INLINE void pack_line(const npt_dtype dtype, const npt_native_operand *src, int64_t index,
+                      int64_t valid, int width, int64_t k, float *dst)
+{
+    const float *floats = (const float *)src->data + index;
+    const uint16_t *halves = (const uint16_t *)src->data + index;
+    const uint8_t *packed = (const uint8_t *)src->data + index / 2;
+    for (int64_t i = 0; i < width; i += LANES) {
+        const int64_t panel = i - i % (2 * LANES);
+        const int64_t stride = width - panel > LANES ? 2 * LANES : LANES;
+        float *to = dst + panel * NPT_NATIVE_DEPTH + k * stride + (i - panel);
+        if (valid - i < LANES) {
+            float line[LANES] = {0};
+            if (i < valid) widen(src, index + i, valid - i, line);
+            v_store(to, v_load(line));
+        } else if (dtype == NPT_F32) {
+            v_store(to, v_load(floats + i));
+        } else if (dtype == NPT_F16) {
+            v_store(to, v_from_f16(halves + i));
+        } else if (dtype == NPT_BF16) {
+            v_store(to, v_from_bf16(halves + i));
+        } else {
+            const vtable table = v_table(src->levels, src->absmax[(index + i) / 64]);
+            v_store(to, v_from_nf4(packed + i / 2, table));
+        }
+    }
+}
+
+INLINE void pack_straight(const npt_dtype dtype, const npt_native_operand *src, int64_t first,
+                          int width, int64_t k0, int64_t depth, float *dst)
+{
+    const int64_t valid = at_most(width, src->count - first);
+    for (int64_t k = 0; k < depth; k++)
+        pack_line(dtype, src, (k0 + k) * src->count + first, valid, width, k, dst);
+}
+
+/* NF4 where a vector may begin anywhere: row by row through a buffer. */
+static void pack_nf4_any(const npt_native_operand *src, int64_t first, int width, int64_t k0,
+                         int64_t depth, float *dst)
+{
+    float line[NPT_NATIVE_CHUNK] = {0};
+    const npt_native_operand buffer = {.data = line, .dtype = NPT_F32, .count = width, .depth = 1};
+    const int64_t valid = at_most(width, src->count - first);
+    for (int64_t k = 0; k < depth; k++) {
+        widen(src, (k0 + k) * src->count + first, valid, line);
+        pack_line(NPT_F32, &buffer, 0, width, width, k, dst);
+    }
+}
+
+static bool pack_lanes(const npt_native_operand *src, int64_t first, int width, int64_t k0,
+                       int64_t depth, void *packed)
+{
+    float *dst = packed;
+    if (src->k_inside)
+        for (int i = 0; i < width; i += LANES) {
+            const int panel = i - i % (2 * LANES);
+            const int stride = width - panel > LANES ? 2 * LANES : LANES;
+            pack_turned(src, first + i, stride, k0, depth,
+                        dst + panel * NPT_NATIVE_DEPTH + (i - panel));
+        }
+    else if (src->dtype == NPT_F32)
+        pack_straight(NPT_F32, src, first, width, k0, depth, dst);
+    else if (src->dtype == NPT_F16)
+        pack_straight(NPT_F16, src, first, width, k0, depth, dst);
+    else if (src->dtype == NPT_BF16)
+        pack_straight(NPT_BF16, src, first, width, k0, depth, dst);
+    else if (src->count % LANES == 0)
+        pack_straight(NPT_NF4, src, first, width, k0, depth, dst);
+    else
+        pack_nf4_any(src, first, width, k0, depth, dst);
+    return true;
+}
+
+/* ---- The tile ------------------------------------------------------------------------------ */
+
+/* One k: every row's element times one or two vectors. */
+INLINE void tile_step(const int rows, const int vectors, const float *row, const float *lane,
+                      vf sum[MAX_ROWS][2])
+{
+    vf right[2];
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; v++) right[v] = v_load(lane + v * LANES);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++) {
+        const vf left = v_set1(row[r * NPT_NATIVE_DEPTH]);
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) sum[r][v] = v_fma(left, right[v], sum[r][v]);
+    }
+}
+
+INLINE void tile_of(const int rows, const int vectors, const npt_native_tile *tile)
+{
+    const int width = vectors * LANES;
+    const int64_t every = tile->line_count > 0 ? tile->depth / tile->line_count : 0;
+    const float *const row = tile->row, *const lane = tile->lane;
+    int64_t k = 0;
+    vf sum[MAX_ROWS][2];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++)
+            sum[r][v] = tile->add ? v_load(tile->sums + r * width + v * LANES) : v_zero();
+#pragma GCC unroll 1
+    for (int64_t l = 0; l < tile->line_count; l++) {
+        __builtin_prefetch(tile->lines[l], 0, 2);
+        for (const int64_t end = k + every; k < end; k++)
+            tile_step(rows, vectors, row + k, lane + k * width, sum);
+    }
+#pragma GCC unroll 1
+    for (; k < tile->depth; k++) tile_step(rows, vectors, row + k, lane + k * width, sum);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++)
+            v_store(tile->sums + r * width + v * LANES, sum[r][v]);
+}
+
+#define TILE_CASE(count)                                                                           \
+    case count:                                                                                    \
+        if (work->vectors == 2)                                                                    \
+            tile_of(count, 2, work);                                                               \
+        else                                                                                       \
+            tile_of(count, 1, work);                                                               \
+        break;
+
+static void tile(const npt_native_tile *work)
+{
+    switch (work->rows) {
+        TILE_CASES
+    }
+}
+
+/* ---- Storing ------------------------------------------------------------------------------- */
+
+/* Up to LANES neighbours of one row of C; the one rounding. */
+INLINE void store_vector(const npt_native_store *piece, vf value, void *c, int64_t column,
+                         int64_t count)
+{
+    float lane[LANES] = {0};
+    uint16_t half[LANES];
+    if (piece->bias != NULL) {
+        memcpy(lane, piece->bias + column, (size_t)count * sizeof(float));
+        value = v_add(value, v_load(lane));
+    }
+    if (piece->accumulate) {
+        memcpy(lane, c, (size_t)count * sizeof(float));
+        value = v_add(value, v_load(lane));
+    }
+    if (piece->dtype == NPT_F32) {
+        v_store(lane, value);
+        memcpy(c, lane, (size_t)count * sizeof(float));
+        return;
+    }
+    if (piece->dtype == NPT_F16)
+        v_to_f16(half, value);
+    else
+        v_to_bf16(half, value);
+    memcpy(c, half, (size_t)count * sizeof(half[0]));
+}
+
+INLINE void store_some(const npt_native_store *piece, vf value, void *c, int64_t column,
+                       int64_t count)
+{
+    /* the constant lets the copies become one instruction */
+    if (count >= LANES)
+        store_vector(piece, value, c, column, LANES);
+    else if (count > 0)
+        store_vector(piece, value, c, column, count);
+}
+
+static void *element(const npt_native_store *piece, int64_t row, int64_t column)
+{
+    const size_t bytes = piece->dtype == NPT_F32 ? sizeof(float) : sizeof(uint16_t);
+    return (char *)piece->c + (size_t)(row * piece->stride + column) * bytes;
+}
+
+static void store(const npt_native_store *piece)
+{
+    for (int64_t r = 0; r < piece->rows; r++)
+        for (int64_t i = 0; i < piece->lanes; i += LANES)
+            store_some(piece, v_load(piece->sums + r * piece->width + i), element(piece, r, i), i,
+                       piece->lanes - i);
+}
+
+static void store_transposed(const npt_native_store *piece)
+{
+    for (int64_t r = 0; r < piece->rows; r += LANES)
+        for (int64_t i = 0; i < piece->lanes; i += LANES) {
+            const int64_t valid = at_most(LANES, piece->rows - r);
+            vf v[LANES];
+            for (int64_t j = 0; j < LANES; j++)
+                v[j] = j < valid ? v_load(piece->sums + (r + j) * piece->width + i) : v_zero();
+            v_transpose(v);
+            for (int64_t j = 0; j < LANES && i + j < piece->lanes; j++)
+                store_some(piece, v[j], element(piece, i + j, r), r, valid);
+        }
+}
+
+/* ---- Few tokens ---------------------------------------------------------------------------- */
+
+INLINE void dot_of(const int tokens, int64_t depth, const float *w, int64_t w_stride,
+                   const float *x, int64_t x_stride, float *partial)
+{
+    vf sum[NPT_NATIVE_DOT_ROWS][DOT_TOKENS];
+#pragma GCC unroll 4
+    for (int r = 0; r < NPT_NATIVE_DOT_ROWS; r++)
+#pragma GCC unroll 4
+        for (int t = 0; t < tokens; t++)
+            sum[r][t] = v_load(partial + (r * NPT_NATIVE_DOT_TOKENS + t) * LANES);
+    for (int64_t k = 0; k < depth; k += LANES) {
+        vf left[NPT_NATIVE_DOT_ROWS];
+#pragma GCC unroll 4
+        for (int r = 0; r < NPT_NATIVE_DOT_ROWS; r++) left[r] = v_load(w + r * w_stride + k);
+#pragma GCC unroll 4
+        for (int t = 0; t < tokens; t++) {
+            const vf right = v_load(x + t * x_stride + k);
+#pragma GCC unroll 4
+            for (int r = 0; r < NPT_NATIVE_DOT_ROWS; r++)
+                sum[r][t] = v_fma(left[r], right, sum[r][t]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < NPT_NATIVE_DOT_ROWS; r++)
+#pragma GCC unroll 4
+        for (int t = 0; t < tokens; t++)
+            v_store(partial + (r * NPT_NATIVE_DOT_TOKENS + t) * LANES, sum[r][t]);
+}
+
+static void dot(int tokens, int64_t depth, const float *w, int64_t w_stride, const float *x,
+                int64_t x_stride, float *partial)
+{
+    for (; tokens >= DOT_TOKENS; tokens -= DOT_TOKENS) {
+        dot_of(DOT_TOKENS, depth, w, w_stride, x, x_stride, partial);
+        x += DOT_TOKENS * x_stride;
+        partial += DOT_TOKENS * LANES;
+    }
+    for (; tokens > 0; tokens--) {
+        dot_of(1, depth, w, w_stride, x, x_stride, partial);
+        x += x_stride;
+        partial += LANES;
+    }
+}
+
+static float sum_lanes(const float *partial)
+{
+    float part[LANES];
+    memcpy(part, partial, sizeof(part));
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) part[i] += part[i + half];
+    return part[0];
+}
+
+void FILL(npt_native_ops *ops)
+{
+    *ops = (npt_native_ops){
+        .lanes = LANES,
+        .max_rows = MAX_ROWS,
+        .row_unit = 2,
+        .depth = NPT_NATIVE_DEPTH,
+        .depth_unit = 1,
+        .packed_bytes = sizeof(float),
+        .widen = widen,
+        .pack_rows = pack_rows,
+        .pack_lanes = pack_lanes,
+        .tile = tile,
+        .store = store,
+        .store_transposed = store_transposed,
+        .dot = dot,
+        .sum_lanes = sum_lanes,
+    };
+}

@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "config.h"
+
+#include "model/model.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "files/files.h"
+#include "files/hub.h"
+#include "files/json.h"
+#include "tensor/nf4.h"
+
+/* From names in a file to operands. Every tensor passes load_plain() or load_linear(), which decide
+ * between "in place" and "one copy"; nothing is read before its shape and dtype are checked. */
+
+typedef struct loader {
+    npt_model *model;
+    npt_exec *exec;
+    const npt_policy *policy;
+    npt_sites *sites;
+} loader;
+
+/* ---- One tensor ---- */
+
+/* Hugging Face files are aligned, but the format does not promise it. */
+static bool is_aligned(const npt_st_tensor *tensor)
+{
+    return (uintptr_t)tensor->data % npt_dtype_bytes(tensor->dtype) == 0;
+}
+
+/* The tensor as `wanted` (F32, or what the plan says of NPT_SITE_WEIGHT), in place where its bytes
+ * will do. */
+static npt_status load_floats(loader *l, const npt_st_tensor *tensor, npt_dtype wanted, int64_t count, npt_in *in)
+{
+    bool exact = tensor->dtype == wanted || wanted == NPT_F32;
+    *in = (npt_in){tensor->data, tensor->dtype};
+    if (exact && is_aligned(tensor)) return NPT_OK;
+    npt_dtype to = exact ? tensor->dtype
+                         : npt_site(l->sites, NPT_SITE_WEIGHT, -1, NPT_FORWARD, tensor->dtype, count);
+    void *copy = npt_arena_alloc(l->model->arena, NPT_MEM_WEIGHTS, (size_t)count, npt_dtype_bytes(to));
+    if (copy == NULL) return NPT_E_NOMEM;
+    if (exact) {
+        memcpy(copy, tensor->data, tensor->bytes);
+    } else {
+        npt_cast_stats stats = {0};
+        npt_exec_kernels(l->exec)->cast(npt_exec_run(l->exec), count, *in, (npt_out){copy, to}, &stats);
+        l->model->narrowing.overflowed += stats.overflowed;
+        l->model->narrowing.flushed += stats.flushed;
+        l->model->narrowed += count;
+    }
+    *in = (npt_in){copy, to};
+    return NPT_OK;
+}
+
+static npt_status load_vector(loader *l, const char *name, int64_t size, npt_in *in)
+{
+    const npt_st_tensor *tensor;
+    NPT_TRY(npt_st_require(l->model->st, name, NPT_DTYPE_NONE, 1, &size, &tensor));
+    return load_floats(l, tensor, l->policy->dtype[NPT_ROLE_PLAIN], size, in);
+}
+
+/* A bias takes the dtype of the model, then F32, in which it is added. */
+static npt_status load_bias(loader *l, const char *name, int64_t size, const float **bias)
+{
+    npt_in in;
+    NPT_TRY(load_vector(l, name, size, &in));
+    float *copy = npt_arena_alloc(l->model->arena, NPT_MEM_WEIGHTS, (size_t)size, sizeof *copy);
+    if (copy == NULL) return NPT_E_NOMEM;
+    for (int64_t i = 0; i < size; i++) copy[i] = npt_load(in.data, in.dtype, (size_t)i);
+    *bias = copy;
+    return NPT_OK;
+}
+
+/* ---- NF4 ---- */
+
+static npt_status quantize(loader *l, const npt_st_tensor *tensor, npt_weight *weight)
+{
+    size_t count = (size_t)(weight->rows * weight->cols), blocks = (count + NPT_NF4_BLOCK - 1) / NPT_NF4_BLOCK;
+    uint8_t *packed = npt_arena_alloc(l->model->arena, NPT_MEM_WEIGHTS, (count + 1) / 2, 1);
+    float *absmax = npt_arena_alloc(l->model->arena, NPT_MEM_WEIGHTS, blocks, sizeof *absmax);
+    if (packed == NULL || absmax == NULL) return NPT_E_NOMEM;
+    if (!is_aligned(tensor))
+        return npt_fail(NPT_E_FORMAT, "%s: tensor %s is not aligned; save the checkpoint again", tensor->file, tensor->name);
+    npt_nf4_quantize(tensor->data, tensor->dtype, count, packed, absmax);
+    if (l->model->double_quantization) {
+        size_t nested = (blocks + NPT_NF4_NESTED_BLOCK - 1) / NPT_NF4_NESTED_BLOCK;
+        float map[256], offset;
+        uint8_t *codes = npt_alloc(blocks, 1);
+        float *scales = npt_alloc(nested, sizeof *scales);
+        if (codes != NULL && scales != NULL) {
+            npt_nf4_dynamic_map(map);
+            npt_nf4_nest(absmax, blocks, codes, scales, &offset);
+            npt_nf4_unnest(codes, map, scales, NPT_NF4_NESTED_BLOCK, offset, blocks, absmax);
+        }
+        bool short_of_memory = codes == NULL || scales == NULL;
+        npt_free(codes);
+        npt_free(scales);
+        if (short_of_memory) return NPT_E_NOMEM;
+    }
+    weight->dtype = NPT_NF4;
+    weight->data = packed;
+    weight->absmax = absmax;
+    weight->levels = npt_nf4_levels;
+    return NPT_OK;
+}
+
+/* What .quant_state says; the maps and scales are tensors of their own. */
+typedef struct quant_state {
+    int64_t block, nested_block;
+    double offset;
+    bool nested;
+} quant_state;
+
+static npt_status parse_quant_state(const npt_st_tensor *tensor, const npt_weight *weight, quant_state *state)
+{
+    json_t *root = NULL;
+    const char *type;
+    npt_status status = npt_json_parse(tensor->data, tensor->bytes, 0, tensor->name, &root);
+    if (status != NPT_OK) return status;
+    NPT_TRY_GOTO(status, out, npt_json_string(root, "quant_type", tensor->name, "", &type));
+    NPT_TRY_GOTO(status, out, npt_json_int(root, "blocksize", tensor->name, 64, 1, 1 << 20, &state->block));
+    NPT_TRY_GOTO(status, out, npt_json_int(root, "nested_blocksize", tensor->name, 0, 1, 1 << 20, &state->nested_block));
+    NPT_TRY_GOTO(status, out, npt_json_real(root, "nested_offset", tensor->name, 0, -1e30, 1e30, &state->offset));
+    state->nested = state->nested_block > 0;
+    json_t *shape = json_object_get(root, "shape");
+    bool fits = json_array_size(shape) == 2 && json_integer_value(json_array_get(shape, 0)) == weight->rows &&
+                json_integer_value(json_array_get(shape, 1)) == weight->cols;
+    if (strcmp(type, "nf4") != 0 || state->block != NPT_NF4_BLOCK)
+        status = npt_fail(NPT_E_UNSUPPORTED, "%s: %s says quant_type \"%s\", blocksize %" PRId64 "; npt reads nf4 with blocks of 64",
+                          tensor->file, tensor->name, type, state->block);
+    else if (!fits)
+        status = npt_fail(NPT_E_FORMAT, "%s: %s has another shape than config.json asks for ([%" PRId64 ", %" PRId64 "])",
+                          tensor->file, tensor->name, weight->rows, weight->cols);
+out:
+    json_decref(root);
+    return status;
+}
+
+/* `name` + suffix, with its dtype and number of elements checked; F32 ones aligned (copied if need be). */
+static npt_status require_piece(loader *l, const char *name, const char *suffix, npt_dtype dtype, int64_t size,
+                                const void **data)
+{
+    char full[512];
+    const npt_st_tensor *tensor;
+    snprintf(full, sizeof full, "%s%s", name, suffix);
+    NPT_TRY(npt_st_require(l->model->st, full, dtype, 1, &size, &tensor));
+    npt_in in = {tensor->data, dtype};
+    if (dtype == NPT_F32) NPT_TRY(load_floats(l, tensor, NPT_F32, size, &in));
+    *data = in.data;
+    return NPT_OK;
+}
+
+static npt_status load_stored_nf4(loader *l, const char *name, const npt_st_tensor *tensor, npt_weight *weight)
+{
+    char full[512];
+    quant_state state = {0};
+    int64_t count = weight->rows * weight->cols, blocks = (count + NPT_NF4_BLOCK - 1) / NPT_NF4_BLOCK;
+    snprintf(full, sizeof full, "%s.quant_state.bitsandbytes__nf4", name);
+    const npt_st_tensor *record = npt_st_find(l->model->st, full);
+    if (record == NULL)
+        return npt_fail(NPT_E_FORMAT, "%s: %s is stored in 4 bits, but %s is missing", tensor->file, name, full);
+    NPT_TRY(parse_quant_state(record, weight, &state));
+    if (tensor->bytes != (uint64_t)(count + 1) / 2)
+        return npt_fail(NPT_E_FORMAT, "%s: %s holds %" PRIu64 " bytes, its shape needs %" PRId64, tensor->file, name,
+                        tensor->bytes, (count + 1) / 2);
+    const void *levels, *absmax;
+    NPT_TRY(require_piece(l, name, ".quant_map", NPT_F32, 16, &levels));
+    NPT_TRY(require_piece(l, name, ".absmax", state.nested ? NPT_U8 : NPT_F32, blocks, &absmax));
+    if (state.nested) {
+        const void *map, *scales;
+        int64_t nested = (blocks + state.nested_block - 1) / state.nested_block;
+        NPT_TRY(require_piece(l, name, ".nested_quant_map", NPT_F32, 256, &map));
+        NPT_TRY(require_piece(l, name, ".nested_absmax", NPT_F32, nested, &scales));
+        float *restored = npt_arena_alloc(l->model->arena, NPT_MEM_WEIGHTS, (size_t)blocks, sizeof *restored);
+        if (restored == NULL) return NPT_E_NOMEM;
+        npt_nf4_unnest(absmax, map, scales, (size_t)state.nested_block, (float)state.offset, (size_t)blocks, restored);
+        absmax = restored;
+    }
+    weight->dtype = NPT_NF4;
+    weight->data = tensor->data;
+    weight->absmax = absmax;
+    weight->levels = levels;
+    return NPT_OK;
+}
+
+/* ---- Linears ---- */
+
+static npt_status load_linear(loader *l, const char *prefix, const char *part, bool bias, npt_weight *weight)
+{
+    char name[256];
+    snprintf(name, sizeof name, "%s%s.weight", prefix, part);
+    const npt_st_tensor *tensor = npt_st_find(l->model->st, name);
+    const int64_t shape[2] = {weight->rows, weight->cols};
+    if (tensor != NULL && l->model->config.quantized && !npt_dtype_is_float(tensor->dtype)) {
+        NPT_TRY(load_stored_nf4(l, name, tensor, weight));
+    } else {
+        NPT_TRY(npt_st_require(l->model->st, name, NPT_DTYPE_NONE, 2, shape, &tensor));
+        if (l->policy->dtype[NPT_ROLE_FROZEN] == NPT_NF4 && l->policy->quantize_on_load) {
+            NPT_TRY(quantize(l, tensor, weight));
+        } else {
+            npt_in in;
+            NPT_TRY(load_floats(l, tensor, l->policy->dtype[NPT_ROLE_COMPUTE], weight->rows * weight->cols, &in));
+            weight->data = in.data;
+            weight->dtype = in.dtype;
+        }
+    }
+    if (!bias) return NPT_OK;
+    snprintf(name, sizeof name, "%s%s.bias", prefix, part);
+    return load_bias(l, name, weight->rows, &weight->bias);
+}
+
+static npt_status load_norm(loader *l, const char *prefix, const char *part, int64_t size, npt_in *in)
+{
+    char name[256];
+    snprintf(name, sizeof name, "%s%s.weight", prefix, part);
+    return load_vector(l, name, size, in);
+}
+
+static npt_status load_block(loader *l, int layer)
+{
+    const npt_config *c = &l->model->config;
+    npt_block_weights *b = &l->model->blocks[layer];
+    const int64_t q_width = c->heads * c->head_dim, kv_width = c->kv_heads * c->head_dim;
+    const struct { const char *part; npt_weight *weight; int64_t rows, cols; bool bias; } linears[] = {
+        {"self_attn.q_proj", &b->q, q_width, c->hidden, c->qkv_bias},
+        {"self_attn.k_proj", &b->k, kv_width, c->hidden, c->qkv_bias},
+        {"self_attn.v_proj", &b->v, kv_width, c->hidden, c->qkv_bias},
+        {"self_attn.o_proj", &b->o, c->hidden, q_width, c->o_bias},
+        {"mlp.gate_proj", &b->gate, c->inter, c->hidden, c->mlp_bias},
+        {"mlp.up_proj", &b->up, c->inter, c->hidden, c->mlp_bias},
+        {"mlp.down_proj", &b->down, c->hidden, c->inter, c->mlp_bias},
+    };
+    char prefix[64];
+    snprintf(prefix, sizeof prefix, "model.layers.%d.", layer);
+    for (size_t i = 0; i < sizeof linears / sizeof linears[0]; i++) {
+        linears[i].weight->rows = linears[i].rows;
+        linears[i].weight->cols = linears[i].cols;
+        NPT_TRY(load_linear(l, prefix, linears[i].part, linears[i].bias, linears[i].weight));
+    }
+    NPT_TRY(load_norm(l, prefix, "input_layernorm", c->hidden, &b->norm_in));
+    NPT_TRY(load_norm(l, prefix, "post_attention_layernorm", c->hidden, &b->norm_post));
+    if (!c->qk_norm) return NPT_OK;
+    NPT_TRY(load_norm(l, prefix, "self_attn.q_norm", c->head_dim, &b->q_norm));
+    return load_norm(l, prefix, "self_attn.k_norm", c->head_dim, &b->k_norm);
+}
+
+/* The embedding stays in the file's bytes; NPT_SITE_EMBED rounds the rows that are looked up. */
+static npt_status load_embedding(loader *l)
+{
+    const npt_config *c = &l->model->config;
+    const int64_t shape[2] = {c->vocab, c->hidden};
+    const npt_st_tensor *tensor;
+    NPT_TRY(npt_st_require(l->model->st, "model.embed_tokens.weight", NPT_DTYPE_NONE, 2, shape, &tensor));
+    return load_floats(l, tensor, tensor->dtype, c->vocab * c->hidden, &l->model->embed);
+}
+
+/* ---- Exported ---- */
+
+/* The dtype of the linears is what counts, never that of "the first parameter" (R7). */
+static npt_dtype linear_dtype(const npt_model *model)
+{
+    const npt_st_tensor *tensor = npt_st_find(model->st, "model.layers.0.mlp.gate_proj.weight");
+    if (tensor == NULL) return model->config.dtype;
+    return npt_dtype_is_float(tensor->dtype) ? tensor->dtype : NPT_NF4;
+}
+
+npt_status npt_model_open(npt_model **model, const char *name)
+{
+    npt_model *m = npt_alloc(1, sizeof *m);
+    if (m == NULL) return NPT_E_NOMEM;
+    npt_status status = NPT_E_NOMEM;
+    m->arena = npt_arena_create("model");
+    if (m->arena == NULL) goto fail;
+    NPT_TRY_GOTO(status, fail, npt_hub_resolve(name, &m->directory));
+    NPT_TRY_GOTO(status, fail, npt_config_load(m->directory, &m->config));
+    NPT_TRY_GOTO(status, fail, npt_st_open(&m->st, m->directory, false));
+    m->double_quantization = true;
+    m->file_dtype = linear_dtype(m);
+    if (m->file_dtype == NPT_NF4 && !m->config.quantized) {
+        status = npt_fail(NPT_E_FORMAT, "%s: the linears are stored as integers, but config.json has no quantization_config; "
+                                        "npt reads bitsandbytes NF4 checkpoints", m->directory);
+        goto fail;
+    }
+    *model = m;
+    return NPT_OK;
+fail:
+    npt_model_close(m);
+    return status;
+}
+
+npt_status npt_model_load(npt_model *model, npt_exec *exec, const npt_policy *policy, npt_sites *sites)
+{
+    loader l = {model, exec, policy, sites};
+    const npt_config *c = &model->config;
+    model->blocks = npt_arena_zalloc(model->arena, NPT_MEM_OTHER, (size_t)c->layers, sizeof *model->blocks);
+    model->inverse_frequencies = npt_arena_alloc(model->arena, NPT_MEM_OTHER, (size_t)c->head_dim / 2, sizeof(float));
+    if (model->blocks == NULL || model->inverse_frequencies == NULL) return NPT_E_NOMEM;
+    npt_config_inverse_frequencies(c, model->inverse_frequencies);
+    NPT_TRY(load_embedding(&l));
+    for (int layer = 0; layer < c->layers; layer++) NPT_TRY(load_block(&l, layer));
+    return npt_st_check_unchanged(model->st);
+}
+
+npt_status npt_model_load_head(npt_model *model, npt_exec *exec, const npt_policy *policy, npt_sites *sites)
+{
+    loader l = {model, exec, policy, sites};
+    const npt_config *c = &model->config;
+    const int64_t shape[2] = {c->vocab, c->hidden};
+    const char *name = c->tied ? "model.embed_tokens.weight" : "lm_head.weight";
+    const npt_st_tensor *tensor;
+    npt_in in;
+    NPT_TRY(npt_st_require(model->st, name, NPT_DTYPE_NONE, 2, shape, &tensor));
+    NPT_TRY(load_floats(&l, tensor, policy->dtype[NPT_ROLE_COMPUTE], c->vocab * c->hidden, &in));
+    model->lm_head = (npt_weight){.rows = c->vocab, .cols = c->hidden, .dtype = in.dtype, .data = in.data};
+    return load_vector(&l, "model.norm.weight", c->hidden, &model->norm_final);
+}
+
+void npt_model_close(npt_model *model)
+{
+    if (model == NULL) return;
+    npt_st_close(model->st);
+    npt_arena_destroy(model->arena);
+    npt_free(model->directory);
+    npt_free(model);
+}
+
+int64_t npt_model_window(const npt_model *model, int layer)
+{
+    return layer >= model->config.window_from_layer ? model->config.window : 0;
+}

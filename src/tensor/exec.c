@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "config.h"
+
+#include "tensor/exec.h"
+
+#include "base/log.h"
+
+#include <stdlib.h>
+
+/* The context owns the pool, the chosen order of backends and two pieces of scratch: one for the
+ * kernels, one for products. Both only grow. Which backend does a product is decided once per
+ * descriptor and remembered; there are a few dozen in a run, so the list is searched in order. */
+
+typedef struct npt_choice {
+    npt_matmul_desc desc;
+    const npt_matmul_backend *backend;
+    size_t worker_bytes, shared_bytes; /* multiples of ALIGNMENT */
+} npt_choice;
+
+typedef struct npt_block {
+    void *heap;
+    char *start; /* aligned */
+    size_t bytes;
+} npt_block;
+
+enum { ALIGNMENT = 64, REASON_BYTES = 128 };
+
+struct npt_exec {
+    npt_cpu cpu;
+    npt_threads *threads;
+    npt_kernels kernels;
+    npt_run run;
+    const npt_matmul_backend *backends[NPT_MAX_BACKENDS];
+    size_t backend_count;
+    npt_choice *choices;
+    size_t choice_count, choice_room;
+    npt_block kernel_scratch, matmul_scratch;
+};
+
+static size_t align(size_t bytes)
+{
+    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+/* At least `bytes`; what was there is lost. */
+static npt_status grow_block(npt_block *block, size_t bytes)
+{
+    if (bytes <= block->bytes) return NPT_OK;
+    npt_free(block->heap);
+    *block = (npt_block){0};
+    if (bytes > SIZE_MAX - ALIGNMENT)
+        return npt_fail(NPT_E_NOMEM, "Scratch of %zu bytes is more than an address holds", bytes);
+    block->heap = npt_alloc(bytes + ALIGNMENT, 1);
+    if (block->heap == NULL) return NPT_E_NOMEM;
+    block->start = (char *)block->heap + (ALIGNMENT - (uintptr_t)block->heap % ALIGNMENT);
+    block->bytes = bytes;
+    return NPT_OK;
+}
+
+/* ---- Which backends -------------------------------------------------------------------------- */
+
+static npt_status unknown_backend(const npt_matmul_backend *const *list, size_t count,
+                                  const char *word, size_t length)
+{
+    char names[NPT_MAX_BACKENDS * 16] = "";
+    for (size_t i = 0; i < count; i++) {
+        const size_t used = strlen(names);
+        snprintf(names + used, sizeof(names) - used, "%s%s", i > 0 ? ", " : "", list[i]->name);
+    }
+    return npt_fail(NPT_E_USAGE, "There is no matmul backend \"%.*s\" here; there are: %s",
+                    (int)length, word, names);
+}
+
+static bool in_list(const npt_exec *exec, const npt_matmul_backend *backend)
+{
+    for (size_t i = 0; i < exec->backend_count; i++)
+        if (exec->backends[i] == backend) return true;
+    return false;
+}
+
+static npt_status name_backend(npt_exec *exec, const char *word, size_t length)
+{
+    const npt_matmul_backend *list[NPT_MAX_BACKENDS];
+    const size_t count = npt_cpu_backends(&exec->cpu, list);
+    for (size_t i = 0; i < count; i++)
+        if (strlen(list[i]->name) == length && memcmp(list[i]->name, word, length) == 0) {
+            if (list[i] != &npt_matmul_reference && !in_list(exec, list[i]))
+                exec->backends[exec->backend_count++] = list[i];
+            return NPT_OK;
+        }
+    return unknown_backend(list, count, word, length);
+}
+
+static npt_status name_backends(npt_exec *exec, const char *words)
+{
+    if (words == NULL || words[0] == '\0') words = getenv("NPT_BACKEND");
+    if (words == NULL || words[0] == '\0') {
+        exec->backend_count = npt_cpu_backends(&exec->cpu, exec->backends);
+        return NPT_OK;
+    }
+    for (const char *word = words;; word++) {
+        const size_t length = strcspn(word, ",");
+        NPT_TRY(name_backend(exec, word, length));
+        word += length;
+        if (*word == '\0') break;
+    }
+    exec->backends[exec->backend_count++] = &npt_matmul_reference;
+    return NPT_OK;
+}
+
+/* ---- The choice for a descriptor ------------------------------------------------------------- */
+
+static bool same_desc(const npt_matmul_desc *x, const npt_matmul_desc *y)
+{
+    return x->m == y->m && x->n == y->n && x->k == y->k && x->trans_a == y->trans_a &&
+           x->trans_w == y->trans_w && x->a == y->a && x->w == y->w && x->c == y->c &&
+           x->accumulate == y->accumulate && x->bias == y->bias;
+}
+
+static bool legal_desc(const npt_matmul_desc *desc)
+{
+    return desc->m > 0 && desc->n > 0 && desc->k > 0 && npt_dtype_is_float(desc->a) &&
+           (npt_dtype_is_float(desc->w) || desc->w == NPT_NF4) && npt_dtype_is_float(desc->c) &&
+           (!desc->accumulate || desc->c == NPT_F32);
+}
+
+static void describe(const npt_matmul_desc *desc, char *text, size_t bytes)
+{
+    snprintf(text, bytes, "%s[%lld,%lld]%s x %s[%lld,%lld]%s -> %s%s", npt_dtype_name(desc->a),
+             (long long)desc->m, (long long)desc->k, desc->trans_a ? " stored turned" : "",
+             npt_dtype_name(desc->w), (long long)desc->k, (long long)desc->n,
+             desc->trans_w ? " stored turned" : "", npt_dtype_name(desc->c),
+             desc->accumulate ? ", added" : "");
+}
+
+static const npt_matmul_backend *first_willing(const npt_exec *exec, const npt_matmul_desc *desc)
+{
+    char what[REASON_BYTES], reason[REASON_BYTES];
+    describe(desc, what, sizeof(what));
+    for (size_t i = 0; i < exec->backend_count; i++) {
+        const char *why = exec->backends[i]->refuse(desc, &exec->cpu, reason);
+        npt_log(NPT_LOG_VERBOSE, "matmul %s: %s%s%s", what, exec->backends[i]->name,
+                why == NULL ? "" : " refused: ", why == NULL ? "" : why);
+        if (why == NULL) return exec->backends[i];
+    }
+    return NULL;
+}
+
+static npt_status grow_choices(npt_exec *exec)
+{
+    if (exec->choice_count < exec->choice_room) return NPT_OK;
+    const size_t room = exec->choice_room == 0 ? 32 : 2 * exec->choice_room;
+    npt_choice *more = npt_realloc(exec->choices, room, sizeof(*more));
+    if (more == NULL) return NPT_E_NOMEM;
+    exec->choices = more;
+    exec->choice_room = room;
+    return NPT_OK;
+}
+
+static npt_status find_choice(npt_exec *exec, const npt_matmul_desc *desc, npt_choice **choice)
+{
+    for (size_t i = 0; i < exec->choice_count; i++)
+        if (same_desc(&exec->choices[i].desc, desc)) {
+            *choice = &exec->choices[i];
+            return NPT_OK;
+        }
+    NPT_ASSERT(legal_desc(desc));
+    NPT_TRY(grow_choices(exec));
+    npt_choice made = {.desc = *desc, .backend = first_willing(exec, desc)};
+    NPT_ASSERT(made.backend != NULL);
+    if (made.backend->plan != NULL)
+        made.backend->plan(desc, npt_exec_threads(exec), &made.worker_bytes, &made.shared_bytes);
+    made.worker_bytes = align(made.worker_bytes);
+    made.shared_bytes = align(made.shared_bytes);
+    *choice = &exec->choices[exec->choice_count++];
+    **choice = made;
+    return NPT_OK;
+}
+
+/* ---- The context ----------------------------------------------------------------------------- */
+
+npt_status npt_exec_create(npt_exec **result, const char *backends, int threads)
+{
+    npt_status status = NPT_OK;
+    npt_exec *exec = npt_alloc(1, sizeof(*exec));
+    if (exec == NULL) return NPT_E_NOMEM;
+    NPT_TRY_GOTO(status, failed, npt_cpu_detect(&exec->cpu));
+    NPT_TRY_GOTO(status, failed, name_backends(exec, backends));
+    exec->threads = npt_threads_create(threads);
+    if (exec->threads == NULL) {
+        status = NPT_E_NOMEM;
+        goto failed;
+    }
+    npt_kernels_fill_reference(&exec->kernels);
+    npt_cpu_kernels(&exec->cpu, &exec->kernels);
+    exec->run.threads = exec->threads;
+    *result = exec;
+    return NPT_OK;
+failed:
+    npt_exec_destroy(exec);
+    return status;
+}
+
+void npt_exec_destroy(npt_exec *exec)
+{
+    if (exec == NULL) return;
+    npt_free(exec->matmul_scratch.heap);
+    npt_free(exec->kernel_scratch.heap);
+    npt_free(exec->choices);
+    if (exec->threads != NULL) npt_threads_destroy(exec->threads);
+    npt_free(exec);
+}
+
+const npt_kernels *npt_exec_kernels(const npt_exec *exec)
+{
+    return &exec->kernels;
+}
+
+const npt_run *npt_exec_run(const npt_exec *exec)
+{
+    return &exec->run;
+}
+
+const npt_cpu *npt_exec_cpu(const npt_exec *exec)
+{
+    return &exec->cpu;
+}
+
+int npt_exec_threads(const npt_exec *exec)
+{
+    return npt_threads_count(exec->threads);
+}
+
+size_t npt_exec_backend_count(const npt_exec *exec)
+{
+    return exec->backend_count;
+}
+
+const npt_matmul_backend *npt_exec_backend(const npt_exec *exec, size_t index)
+{
+    NPT_ASSERT(index < exec->backend_count);
+    return exec->backends[index];
+}
+
+npt_status npt_exec_reserve(npt_exec *exec, int64_t longest, int64_t head_dim, int64_t width)
+{
+    const size_t stride = align(exec->kernels.scratch_bytes(longest, head_dim, width));
+    if (stride <= exec->run.scratch_stride) return NPT_OK;
+    exec->run.scratch = NULL;
+    exec->run.scratch_stride = 0;
+    NPT_TRY(grow_block(&exec->kernel_scratch, stride * (size_t)npt_exec_threads(exec)));
+    exec->run.scratch = exec->kernel_scratch.start;
+    exec->run.scratch_stride = stride;
+    return NPT_OK;
+}
+
+const npt_matmul_backend *npt_exec_choose(npt_exec *exec, const npt_matmul_desc *desc)
+{
+    npt_choice *choice;
+    return find_choice(exec, desc, &choice) == NPT_OK ? choice->backend : NULL;
+}
+
+npt_status npt_matmul(npt_exec *exec, const npt_matmul_desc *desc, const npt_matmul_args *args)
+{
+    npt_choice *choice;
+    NPT_TRY(find_choice(exec, desc, &choice));
+    const size_t workers = (size_t)npt_exec_threads(exec);
+    NPT_TRY(grow_block(&exec->matmul_scratch,
+                       choice->shared_bytes + workers * choice->worker_bytes));
+    const npt_matmul_scratch scratch = {
+        .threads = exec->threads,
+        .cpu = &exec->cpu,
+        .worker = exec->matmul_scratch.start + choice->shared_bytes,
+        .worker_stride = choice->worker_bytes,
+        .shared = exec->matmul_scratch.start,
+    };
+    return choice->backend->run(desc, args, &scratch);
+}
+
+size_t npt_exec_scratch_bytes(const npt_exec *exec)
+{
+    return exec->kernel_scratch.bytes + exec->matmul_scratch.bytes;
+}

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "config.h"
+
+#include "train/distill.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/rng.h"
+
+/* The two models advance together, block by block. A *segment* is a run of blocks through which gradients
+ * flow: all of them end-to-end; one block when it reads the teacher's input (layerwise, or drawn in
+ * mixed mode). Backward runs at the end of a segment, then its activations are forgotten. Where the
+ * student's state is still the teacher's (below the first NPT block, or at a teacher's input), nothing is
+ * computed twice: attention is shared, and standard blocks have no student at all. */
+
+npt_sites *npt_sites_for(const npt_policy *policy, const npt_config *config, const npt_adapters *adapters)
+{
+    npt_site_block *blocks = npt_alloc((size_t)config->layers, sizeof *blocks);
+    if (blocks == NULL) return NULL;
+    for (int64_t i = 0; i < config->layers; i++) {
+        bool npt = adapters != NULL && adapters->active[i];
+        blocks[i] = (npt_site_block){
+            .npt = npt,
+            .additive = npt && adapters->modulation != NPT_MODULATION_MULTIPLICATIVE,
+            .multiplicative = npt && adapters->modulation != NPT_MODULATION_ADDITIVE,
+            .qk_norm = config->qk_norm,
+            .hidden = config->hidden,
+            .inter = config->inter,
+            .q_width = config->heads * config->head_dim,
+            .kv_width = config->kv_heads * config->head_dim,
+            .rank = npt ? adapters->rank : 0};
+    }
+    npt_sites *sites = npt_sites_create(policy, (int)config->layers, blocks);
+    npt_free(blocks);
+    return sites;
+}
+
+npt_status npt_distiller_init(npt_distiller *d, npt_exec *exec, const npt_model *model, const npt_policy *policy,
+                              npt_adapters *adapters, const npt_objective *objective)
+{
+    size_t layers = (size_t)model->config.layers;
+    *d = (npt_distiller){.exec = exec, .model = model, .policy = policy, .adapters = adapters, .objective = *objective};
+    d->teacher_sites = npt_sites_for(policy, &model->config, NULL);
+    d->student_sites = npt_sites_for(policy, &model->config, adapters);
+    d->step = npt_arena_create("step");
+    d->states = npt_alloc(layers, sizeof *d->states);
+    d->teacher_h = npt_alloc(layers, sizeof *d->teacher_h);
+    d->student_h = npt_alloc(layers, sizeof *d->student_h);
+    d->same = npt_alloc(layers, sizeof *d->same);
+    if (d->teacher_sites && d->student_sites && d->step && d->states && d->teacher_h && d->student_h && d->same) return NPT_OK;
+    npt_distiller_fini(d);
+    return NPT_E_NOMEM;
+}
+
+void npt_distiller_fini(npt_distiller *d)
+{
+    npt_sites_destroy(d->teacher_sites);
+    npt_sites_destroy(d->student_sites);
+    npt_arena_destroy(d->step);
+    npt_free(d->states);
+    npt_free(d->teacher_h);
+    npt_free(d->student_h);
+    npt_free(d->same);
+    npt_free(d->row_sums);
+    npt_free(d->cos);
+    npt_free(d->sin);
+    *d = (npt_distiller){0};
+}
+
+/* ---- Tables that depend on the longest sequence ---- */
+
+/* cos and sin of position × frequency, in F32, then rounded once to the act dtype (rope_table). */
+static npt_status extend_rope(npt_distiller *d, int64_t positions)
+{
+    if (positions <= d->positions) return NPT_OK;
+    const int64_t half = d->model->config.head_dim / 2;
+    float *cosines = npt_realloc(d->cos, (size_t)(positions * half), sizeof *cosines);
+    if (cosines == NULL) return NPT_E_NOMEM;
+    d->cos = cosines;
+    float *sines = npt_realloc(d->sin, (size_t)(positions * half), sizeof *sines);
+    if (sines == NULL) return NPT_E_NOMEM;
+    d->sin = sines;
+    const int64_t fresh = (positions - d->positions) * half;
+    npt_dtype to = npt_site(d->teacher_sites, NPT_SITE_ROPE_TABLE, -1, NPT_FORWARD, NPT_F32, 2 * fresh);
+    for (int64_t p = d->positions; p < positions; p++)
+        for (int64_t i = 0; i < half; i++) {
+            float angle = (float)p * d->model->inverse_frequencies[i];
+            uint32_t rounded;
+            npt_store(&rounded, to, 0, cosf(angle));
+            d->cos[p * half + i] = npt_load(&rounded, to, 0);
+            npt_store(&rounded, to, 0, sinf(angle));
+            d->sin[p * half + i] = npt_load(&rounded, to, 0);
+        }
+    d->positions = positions;
+    return NPT_OK;
+}
+
+static npt_status prepare(npt_distiller *d, const npt_batch *batch)
+{
+    const npt_config *c = &d->model->config;
+    NPT_TRY(extend_rope(d, batch->longest));
+    if (batch->tokens > d->row_sums_size) {
+        double *sums = npt_realloc(d->row_sums, (size_t)batch->tokens, sizeof *sums);
+        if (sums == NULL) return NPT_E_NOMEM;
+        d->row_sums = sums;
+        d->row_sums_size = batch->tokens;
+    }
+    npt_arena_reset(d->step);
+    return npt_exec_reserve(d->exec, batch->longest, c->head_dim, c->inter > c->hidden ? c->inter : c->hidden);
+}
+
+/* ---- One run ---- */
+
+typedef struct distill_run {
+    npt_distiller *d;
+    const npt_distill_request *request;
+    npt_distill_sums *sums;
+    npt_env teacher, student;
+} distill_run;
+
+/* Whether block `layer` of the student reads the teacher's input instead of its own. */
+static bool is_forced(const npt_distiller *d, int64_t step, int layer)
+{
+    if (layer == 0) return true; /* the embedding is the same */
+    if (d->objective.distill == NPT_DISTILL_LAYERWISE) return true;
+    if (d->objective.distill == NPT_DISTILL_END_TO_END) return false;
+    uint64_t index = (uint64_t)step * (uint64_t)d->model->config.layers + (uint64_t)layer;
+    return npt_rng_uniform(d->objective.seed, NPT_RNG_TEACHER_FORCING, index) < d->objective.teacher_forcing;
+}
+
+static void add_distance(distill_run *r, int layer)
+{
+    npt_distiller *d = r->d;
+    npt_mat s = d->student_h[layer], t = d->teacher_h[layer];
+    const npt_distance_args args = {.rows = s.rows, .width = s.cols, .normalized = d->objective.loss == NPT_LOSS_NORMALIZED,
+                                    .s = npt_mat_in(s), .t = npt_mat_in(t), .row_sums = d->row_sums};
+    double sum = npt_exec_kernels(d->exec)->distance(npt_exec_run(d->exec), &args);
+    r->sums->distance += sum;
+    if (r->sums->layer_distance != NULL) r->sums->layer_distance[layer] += sum;
+}
+
+static void add_regularizer(distill_run *r, const npt_adapters *adapters, int layer)
+{
+    double sum = adapters->kind->regularizer(&r->student, &r->d->states[layer].adapter);
+    r->sums->regularizer += sum;
+    if (r->sums->layer_regularizer != NULL) r->sums->layer_regularizer[layer] += sum;
+}
+
+/* The student's block: from x (the teacher's, with attention output a, or its own) to student_h[layer]. */
+static npt_status student_block(distill_run *r, int layer, bool shared, npt_mat x, npt_mat a)
+{
+    npt_distiller *d = r->d;
+    npt_adapters *adapters = d->adapters->active[layer] ? d->adapters : NULL;
+    npt_block_state *state = &d->states[layer];
+    if (!shared) NPT_TRY(npt_block_attention(&r->student, layer, x, state, &a));
+    NPT_TRY(npt_block_mlp(&r->student, adapters, layer, x, a, state, &d->student_h[layer]));
+    if (adapters != NULL) add_regularizer(r, adapters, layer);
+    add_distance(r, layer);
+    return NPT_OK;
+}
+
+/* Backward through blocks last … first of a segment, first being the lowest whose student differs. */
+static npt_status segment_backward(distill_run *r, int first, int last)
+{
+    npt_distiller *d = r->d;
+    const npt_kernels *kernels = npt_exec_kernels(d->exec);
+    npt_mat h = d->student_h[last], dh = {0};
+    for (int layer = last; layer >= first; layer--) {
+        npt_mat s = d->student_h[layer], t = d->teacher_h[layer];
+        npt_in base = npt_mat_in(dh);
+        if (layer == last) {
+            NPT_TRY(npt_mat_produce(&r->student, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD, NPT_F32, h.rows, h.cols, &dh));
+            base.data = NULL;
+            base.dtype = dh.dtype;
+        } else {
+            npt_dtype to = npt_site(d->student_sites, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD, NPT_F32, h.rows * h.cols);
+            NPT_ASSERT(to == dh.dtype);
+        }
+        const npt_distance_backward_args args = {
+            .rows = s.rows, .width = s.cols, .normalized = d->objective.loss == NPT_LOSS_NORMALIZED,
+            .factor = (float)r->request->distance_factor, .s = npt_mat_in(s), .t = npt_mat_in(t), .base = base,
+            .dst = npt_mat_out(dh)};
+        kernels->distance_backward(npt_exec_run(d->exec), &args);
+        npt_mat_watch(&r->student, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD, dh);
+        NPT_TRY(npt_block_backward(&r->student, d->adapters->active[layer] ? d->adapters : NULL, layer, &d->states[layer],
+                                   r->request->regularizer_factor, layer > first, dh));
+    }
+    return NPT_OK;
+}
+
+/* Copies the teacher's h below the segment's activations, which are then forgotten. */
+static npt_status close_segment(distill_run *r, int first, int last, npt_arena_mark mark, npt_mat *h)
+{
+    npt_distiller *d = r->d;
+    if (r->request->backward && first <= last) NPT_TRY(segment_backward(r, first, last));
+    if (last == d->model->config.layers - 1) return NPT_OK; /* the callers may want the last h */
+    memcpy(h->data, d->teacher_h[last].data, (size_t)(h->rows * h->cols) * npt_dtype_bytes(h->dtype));
+    npt_arena_rewind(d->step, mark);
+    return NPT_OK;
+}
+
+static npt_status run_blocks(distill_run *r)
+{
+    npt_distiller *d = r->d;
+    const int layers = (int)d->model->config.layers;
+    npt_mat boundary; /* the teacher's h at the beginning of the segment */
+    NPT_TRY(npt_embed(&r->teacher, &boundary));
+    npt_arena_mark mark = npt_arena_get_mark(d->step);
+    npt_mat teacher_x = boundary, student_x = boundary;
+    bool same = true; /* student_x is teacher_x */
+    int first = layers; /* lowest block of the segment whose student differs */
+    for (int layer = 0; layer < layers; layer++) {
+        npt_mat a;
+        NPT_TRY(npt_block_attention(&r->teacher, layer, teacher_x, NULL, &a));
+        NPT_TRY(npt_block_mlp(&r->teacher, NULL, layer, teacher_x, a, NULL, &d->teacher_h[layer]));
+        if (d->adapters->active[layer] || !same) {
+            NPT_TRY(student_block(r, layer, same, student_x, a));
+            if (first > layer) first = layer;
+            same = false;
+        } else {
+            d->student_h[layer] = d->teacher_h[layer];
+        }
+        teacher_x = d->teacher_h[layer];
+        student_x = d->student_h[layer];
+        if (layer + 1 < layers && !is_forced(d, r->request->step, layer + 1)) continue;
+        NPT_TRY(close_segment(r, first, layer, mark, &boundary));
+        if (layer + 1 < layers) teacher_x = student_x = boundary;
+        same = true;
+        first = layers;
+    }
+    r->sums->teacher_h = d->teacher_h[layers - 1];
+    r->sums->student_h = d->student_h[layers - 1];
+    return NPT_OK;
+}
+
+npt_status npt_distiller_run(npt_distiller *d, const npt_distill_request *request, npt_distill_sums *sums)
+{
+    NPT_TRY(prepare(d, request->batch));
+    npt_env env = {.exec = d->exec, .model = d->model, .policy = d->policy, .sites = d->teacher_sites, .arena = d->step,
+                   .batch = request->batch, .cos = d->cos, .sin = d->sin, .watch = d->watch};
+    distill_run run = {.d = d, .request = request, .sums = sums, .teacher = env, .student = env};
+    run.student.sites = d->student_sites;
+    NPT_TRY(run_blocks(&run));
+    NPT_TRY(npt_sites_check(d->teacher_sites));
+    return npt_sites_check(d->student_sites);
+}

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* GFLOP/s of every matmul backend, each against the others in one run, alternating, median of the
+ * rounds. Weights rotate through copies that together exceed the caches; data are random. With one
+ * thread the time is processor time, which other work on the machine disturbs less.
+ *
+ *     npt-bench-matmul [-t threads] [-r rounds] [-b backend,…] [-w dtype,…] [-m 1,16,…] [-s NxK,…]
+ */
+#include "config.h"
+
+#include "tensor/exec.h"
+#include "tensor/nf4.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+enum { MAX_LIST = 16, MAX_ROUNDS = 99, COPIES_BYTES = 256 << 20 };
+
+typedef struct npt_bench_options {
+    int threads, rounds;
+    const char *backends, *dtypes;
+    int64_t tokens[MAX_LIST], n[MAX_LIST], k[MAX_LIST];
+    int token_count, size_count;
+} npt_bench_options;
+
+typedef struct npt_bench_case {
+    npt_matmul_desc desc;
+    npt_matmul_args args;
+    char *weights; /* copies, one after the other */
+    size_t weight_bytes, blocks;
+    int copies;
+} npt_bench_case;
+
+static const struct npt_bench_recipe {
+    const char *name;
+    npt_dtype a, w, c;
+} recipes[] = {
+    {"f32", NPT_F32, NPT_F32, NPT_F32},      {"f16", NPT_F16, NPT_F16, NPT_F16},
+    {"bf16", NPT_BF16, NPT_BF16, NPT_BF16},  {"nf4", NPT_F32, NPT_NF4, NPT_F32},
+    {"f32xf16", NPT_F32, NPT_F16, NPT_F32},  {"f32xbf16", NPT_F32, NPT_BF16, NPT_F32},
+};
+enum { FORWARD, DX, DW, MAX_RANK = 64 };
+static const char *const directions[] = {"forward", "dX", "dW"};
+enum { RECIPES = sizeof(recipes) / sizeof(recipes[0]) };
+
+static clockid_t bench_clock = CLOCK_MONOTONIC;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(bench_clock, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static float random_value(uint64_t *state)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (float)(int32_t)(*state >> 32) * 0x1p-31f;
+}
+
+static void *random_matrix(npt_dtype dtype, int64_t elements, uint64_t seed)
+{
+    char *data = malloc((size_t)elements * 4 + 64);
+    if (data == NULL) exit(1);
+    if (dtype == NPT_NF4)
+        for (int64_t i = 0; i < elements / 2; i++) {
+            random_value(&seed);
+            data[i] = (char)(seed >> 40);
+        }
+    else
+        for (int64_t i = 0; i < elements; i++)
+            npt_store(data, dtype, (size_t)i, random_value(&seed));
+    return data;
+}
+
+static bool listed(const char *list, const char *word)
+{
+    const size_t length = strlen(word);
+    if (list == NULL) return true;
+    for (const char *at = list; at != NULL; at = strchr(at, ',')) {
+        at += *at == ',';
+        if (strncmp(at, word, length) == 0 && (at[length] == ',' || at[length] == '\0')) return true;
+    }
+    return false;
+}
+
+static int compare_doubles(const void *x, const void *y)
+{
+    const double a = *(const double *)x, b = *(const double *)y;
+    return (a > b) - (a < b);
+}
+
+/* Seconds of one product; the weights are another copy each time. */
+static double one_run(npt_exec *exec, npt_bench_case *work, int round)
+{
+    npt_matmul_args args = work->args;
+    args.w = work->weights + (size_t)(round % work->copies) * work->weight_bytes;
+    const double start = now();
+    if (npt_matmul(exec, &work->desc, &args) != NPT_OK) {
+        fprintf(stderr, "%s\n", npt_error_message());
+        exit(1);
+    }
+    return now() - start;
+}
+
+static void measure(npt_exec *const *execs, int count, npt_bench_case *work,
+                    const npt_bench_options *options)
+{
+    static double seconds[NPT_MAX_BACKENDS][MAX_ROUNDS];
+    const npt_matmul_desc *desc = &work->desc;
+    const double flops = 2.0 * (double)desc->m * (double)desc->n * (double)desc->k;
+    for (int round = -1; round < options->rounds; round++)
+        for (int e = 0; e < count; e++) {
+            const npt_matmul_backend *backend = npt_exec_backend(execs[e], 0);
+            char reason[128];
+            if (backend->refuse(desc, npt_exec_cpu(execs[e]), reason) != NULL) continue;
+            const double s = one_run(execs[e], work, round + 1);
+            if (round >= 0) seconds[e][round] = s;
+        }
+    for (int e = 0; e < count; e++) {
+        char reason[128];
+        if (npt_exec_backend(execs[e], 0)->refuse(desc, npt_exec_cpu(execs[e]), reason) != NULL) {
+            printf(" %10s", "-");
+            continue;
+        }
+        qsort(seconds[e], (size_t)options->rounds, sizeof(double), compare_doubles);
+        printf(" %10.1f", flops / seconds[e][options->rounds / 2] * 1e-9);
+    }
+    printf("\n");
+    fflush(stdout);
+}
+
+/* Weights are n × k as checkpoints store them. For dW they stand in for the activations. */
+static npt_matmul_desc desc_of(const struct npt_bench_recipe *recipe, int direction, int64_t m,
+                               int64_t n, int64_t k)
+{
+    npt_matmul_desc desc = {
+        .m = m, .n = n, .k = k, .trans_w = true, .a = recipe->a, .w = recipe->w, .c = recipe->c};
+    if (direction == DX) {
+        desc.n = k;
+        desc.k = n;
+        desc.trans_w = false;
+    } else if (direction == DW) {
+        desc = (npt_matmul_desc){n, k, m, true, false, recipe->a, recipe->w, NPT_F32, true, false};
+    }
+    return desc;
+}
+
+static void bench_recipe(npt_exec *const *execs, int count, const struct npt_bench_recipe *recipe,
+                         const npt_bench_options *options, int size)
+{
+    const int64_t n = options->n[size], k = options->k[size];
+    npt_bench_case work = {0};
+    int64_t rows = n; /* as many as dW needs of activations, too */
+    for (int t = 0; t < options->token_count; t++)
+        if (options->tokens[t] > rows) rows = options->tokens[t];
+    const int64_t elements = rows * k;
+    work.weight_bytes = recipe->w == NPT_NF4 ? (size_t)elements / 2
+                                             : (size_t)elements * npt_dtype_bytes(recipe->w);
+    work.copies = (int)(COPIES_BYTES / work.weight_bytes) + 1;
+    char *one = random_matrix(recipe->w, elements, 1);
+    float *absmax = random_matrix(NPT_F32, elements / 64 + 1, 2);
+    work.weights = malloc(work.weight_bytes * (size_t)work.copies);
+    if (work.weights == NULL) exit(1);
+    for (int i = 0; i < work.copies; i++)
+        memcpy(work.weights + (size_t)i * work.weight_bytes, one, work.weight_bytes);
+    free(one);
+    for (int d = FORWARD; d <= (n <= MAX_RANK || k <= MAX_RANK ? DW : DX); d++)
+        for (int t = 0; t < options->token_count; t++) {
+            const int64_t m = options->tokens[t];
+            if (d == DW && recipe->w == NPT_NF4) continue;
+            work.desc = desc_of(recipe, d, m, n, k);
+            void *a = random_matrix(recipe->a, m * (d == FORWARD ? k : n), 3);
+            void *c = calloc((size_t)(work.desc.m * work.desc.n), 4);
+            work.args = (npt_matmul_args){
+                .a = a, .absmax = absmax, .levels = npt_nf4_levels, .c = c};
+            printf("%-9s %6lld x %-6lld %-7s M=%-5lld", recipe->name, (long long)n, (long long)k,
+                   directions[d], (long long)m);
+            measure(execs, count, &work, options);
+            free(a);
+            free(c);
+        }
+    free(absmax);
+    free(work.weights);
+}
+
+static int parse_numbers(const char *text, int64_t *first, int64_t *second)
+{
+    int count = 0;
+    for (char *at = (char *)(uintptr_t)text; *at != '\0' && count < MAX_LIST; count++) {
+        first[count] = strtoll(at, &at, 10);
+        if (second != NULL && *at == 'x') second[count] = strtoll(at + 1, &at, 10);
+        if (*at == ',') at++;
+    }
+    return count;
+}
+
+static void parse(npt_bench_options *options, int argc, char **argv)
+{
+    *options = (npt_bench_options){.threads = 0, .rounds = 7};
+    options->token_count = parse_numbers("1,16,128,512", options->tokens, NULL);
+    options->size_count = parse_numbers("4096x4096,2816x1024", options->n, options->k);
+    for (int i = 1; i + 1 < argc; i += 2) {
+        const char *value = argv[i + 1];
+        switch (argv[i][1]) {
+        case 't': options->threads = atoi(value); break;
+        case 'r': options->rounds = atoi(value); break;
+        case 'b': options->backends = value; break;
+        case 'w': options->dtypes = value; break;
+        case 'm': options->token_count = parse_numbers(value, options->tokens, NULL); break;
+        case 's': options->size_count = parse_numbers(value, options->n, options->k); break;
+        default: fprintf(stderr, "unknown option %s\n", argv[i]); exit(2);
+        }
+    }
+    if (options->rounds < 1 || options->rounds > MAX_ROUNDS) exit(2);
+}
+
+int main(int argc, char **argv)
+{
+    npt_bench_options options;
+    npt_cpu cpu;
+    const npt_matmul_backend *list[NPT_MAX_BACKENDS];
+    npt_exec *execs[NPT_MAX_BACKENDS];
+    int count = 0;
+    parse(&options, argc, argv);
+    if (options.threads == 1) bench_clock = CLOCK_PROCESS_CPUTIME_ID;
+    if (npt_cpu_detect(&cpu) != NPT_OK) return 1;
+    const size_t all = npt_cpu_backends(&cpu, list);
+    printf("GFLOP/s, median of %d; %s, level %s\n%43s", options.rounds, cpu.brand,
+           npt_cpu_level_name(cpu.level), "");
+    for (size_t i = 0; i < all; i++) {
+        if (options.backends == NULL ? list[i] == &npt_matmul_reference
+                                     : !listed(options.backends, list[i]->name))
+            continue;
+        if (npt_exec_create(&execs[count], list[i]->name, options.threads) != NPT_OK) return 1;
+        printf(" %10s", list[i]->name);
+        count++;
+    }
+    printf("   (%d threads)\n", npt_exec_threads(execs[0]));
+    for (int r = 0; r < RECIPES; r++)
+        for (int s = 0; s < options.size_count && listed(options.dtypes, recipes[r].name); s++)
+            bench_recipe(execs, count, &recipes[r], &options, s);
+    for (int e = 0; e < count; e++) npt_exec_destroy(execs[e]);
+    return 0;
+}
