@@ -3,6 +3,8 @@
  * heads, ragged sequences, a single token, head sizes that fill no vector. The naive gradients are
  * themselves compared with central differences of the naive forward pass. Levels may differ in the
  * last bits here, pools of different size may not. */
+#include "config.h"
+
 #include "kern.h"
 
 typedef struct shape {
