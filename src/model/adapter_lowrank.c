@@ -86,9 +86,9 @@ static npt_status forward(const npt_env *env, const npt_adapters *adapters, int 
     npt_mat a_operand, z_operand;
     *state = (npt_adapter_state){0};
     NPT_TRY(take_in(env, layer, a, &state->a));
-    NPT_TRY(npt_mat_operand(env, NPT_SITE_OPERAND, layer, NPT_FORWARD, state->a, &a_operand));
+    NPT_TRY(npt_mat_operand(env, NPT_SITE_ADAPTER_OPERAND, layer, NPT_FORWARD, state->a, &a_operand));
     NPT_TRY(project(env, adapters, &adapters->adapter[layer].parameters[0], a_operand, NPT_SITE_Z, layer, &state->z));
-    NPT_TRY(npt_mat_operand(env, NPT_SITE_OPERAND, layer, NPT_FORWARD, state->z, &z_operand));
+    NPT_TRY(npt_mat_operand(env, NPT_SITE_ADAPTER_OPERAND, layer, NPT_FORWARD, state->z, &z_operand));
     int count = terms_of(adapters, layer, state, terms);
     for (int i = 0; i < count; i++) {
         npt_mat *value = terms[i].site == NPT_SITE_ADD ? &state->add : &state->u;
@@ -162,10 +162,10 @@ static npt_status terms_backward(const npt_env *env, npt_adapters *adapters, int
     sum.data = dz->dtype == NPT_F32 ? dz->data
                                     : npt_arena_alloc(env->arena, NPT_MEM_SCRATCH, (size_t)(dz->rows * dz->cols), sizeof(float));
     if (sum.data == NULL) return NPT_E_NOMEM;
-    NPT_TRY(npt_mat_operand(env, NPT_SITE_OPERAND, layer, NPT_BACKWARD, state->z, &z));
+    NPT_TRY(npt_mat_operand(env, NPT_SITE_ADAPTER_OPERAND, layer, NPT_BACKWARD, state->z, &z));
     for (int i = 0; i < count; i++) {
         npt_mat dy;
-        NPT_TRY(npt_mat_operand(env, NPT_SITE_OPERAND, layer, NPT_BACKWARD, dterm[terms[i].site == NPT_SITE_U], &dy));
+        NPT_TRY(npt_mat_operand(env, NPT_SITE_ADAPTER_OPERAND, layer, NPT_BACKWARD, dterm[terms[i].site == NPT_SITE_U], &dy));
         NPT_TRY(weight_gradient(env, terms[i].parameter, dy, z));
         NPT_TRY(input_gradient(env, adapters, terms[i].parameter, layer, dy, i > 0, sum));
     }
@@ -200,8 +200,8 @@ static npt_status backward(const npt_env *env, npt_adapters *adapters, int layer
     if (state->u.data != NULL) npt_mat_watch(env, NPT_SITE_U, layer, NPT_BACKWARD, dterm[1]);
     if (da != NULL) npt_mat_watch(env, NPT_SITE_GATE, layer, NPT_BACKWARD, dmodulated);
     NPT_TRY(terms_backward(env, adapters, layer, state, dterm, &dz));
-    NPT_TRY(npt_mat_operand(env, NPT_SITE_OPERAND, layer, NPT_BACKWARD, dz, &dz_operand));
-    NPT_TRY(npt_mat_operand(env, NPT_SITE_OPERAND, layer, NPT_BACKWARD, state->a, &a));
+    NPT_TRY(npt_mat_operand(env, NPT_SITE_ADAPTER_OPERAND, layer, NPT_BACKWARD, dz, &dz_operand));
+    NPT_TRY(npt_mat_operand(env, NPT_SITE_ADAPTER_OPERAND, layer, NPT_BACKWARD, state->a, &a));
     npt_parameter *first = &adapters->adapter[layer].parameters[0];
     NPT_TRY(weight_gradient(env, first, dz_operand, a));
     if (da == NULL) return NPT_OK;

@@ -39,7 +39,7 @@ typedef enum npt_site_id {
     NPT_SITE_NORM_FINAL,
     NPT_SITE_LOGITS,  /* stays F32 */
     NPT_SITE_OPERAND, /* R4: activations entering a matmul → compute dtype */
-    NPT_SITE_ADAPTER_OPERAND, /* R4: adapter weights entering a matmul → compute dtype */
+    NPT_SITE_ADAPTER_OPERAND, /* R4: what the adapter computes, and its weights, likewise */
     NPT_SITE_UPDATE,  /* master → adapter */
     NPT_SITE_COUNT
 } npt_site_id;

@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "files/files.h"
+#include "train/data_path.h"
 
 /* The policy is decided twice: from the flags alone, so that flags that exclude each other are refused
  * before any file is opened, and with what config.json says of the base. */
@@ -73,19 +74,11 @@ void npt_setup_close(npt_setup *setup)
     *setup = (npt_setup){0};
 }
 
-/* "dir" + split → "dir/split*". */
 static npt_status choose_files(const npt_data_options *data, const char *bundled, char **path)
 {
-    if (data->dataset_name == NULL) {
-        NPT_TRY(npt_data_path(bundled, path));
-        npt_log(NPT_LOG_NOTE, "no dataset named: the bundled text, %s", *path);
-        return NPT_OK;
-    }
-    if (data->dataset_split != NULL && npt_path_is_directory(data->dataset_name))
-        *path = npt_format("%s/%s*", data->dataset_name, data->dataset_split);
-    else
-        *path = npt_strdup(data->dataset_name);
-    return *path != NULL ? NPT_OK : NPT_E_NOMEM;
+    NPT_TRY(npt_data_options_path(data, bundled, path));
+    if (data->dataset_name == NULL) npt_log(NPT_LOG_NOTE, "no dataset named: the bundled text, %s", *path);
+    return NPT_OK;
 }
 
 npt_status npt_setup_dataset(const npt_setup *setup, const npt_data_options *data, const char *bundled,
