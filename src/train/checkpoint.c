@@ -41,7 +41,7 @@ static void pack(const npt_train_state *s, int64_t *counters, double *reals)
 {
     const int64_t c[COUNTERS] = {s->step,          s->epoch,           s->position.file,     s->position.byte_offset,
                                  s->position.line, s->position.row,    s->tokens,            s->skipped_steps,
-                                 s->skipped_batches, s->failures_in_a_row, s->metrics_bytes, s->scaler.good_steps};
+                                 s->skipped_batches, s->failures_in_a_row, s->metrics_lines, s->scaler.good_steps};
     const double r[REALS] = {s->scaler.scale, s->epoch_fraction, s->best_metric, (double)s->best_step, s->first_loss,
                              s->last_loss};
     memcpy(counters, c, sizeof c);
@@ -57,7 +57,7 @@ static void unpack(npt_train_state *s, const int64_t *c, const double *r)
     s->skipped_steps = c[7];
     s->skipped_batches = c[8];
     s->failures_in_a_row = c[9];
-    s->metrics_bytes = c[10];
+    s->metrics_lines = c[10];
     s->scaler.good_steps = c[11];
     s->scaler.scale = r[0];
     s->epoch_fraction = r[1];
@@ -339,7 +339,7 @@ npt_status npt_checkpoint_find(const char *output_dir, char **path)
         char *candidate = npt_path_join(output_dir, checkpoints[i].name);
         if (candidate == NULL) {
             status = NPT_E_NOMEM;
-        } else if (npt_seal_recover(candidate) == NPT_OK && npt_manifest_check(candidate) == NPT_OK) {
+        } else if (npt_manifest_check(candidate) == NPT_OK) {
             *path = candidate;
         } else {
             npt_log(NPT_LOG_WARNING, "%s is incomplete and passed over: %s", candidate, npt_error_message());
@@ -374,5 +374,37 @@ npt_status npt_checkpoint_rotate(const char *output_dir, int64_t keep)
         npt_free(old);
     }
     npt_free(checkpoints);
+    return status;
+}
+
+/* "checkpoint-7.tmp-123" → where the part before ".tmp-" ends; NULL for another name. */
+static const char *end_of_base(const char *name)
+{
+    const char *end = strstr(name, ".tmp-");
+    if (strncmp(name, "checkpoint-", 11) != 0) return NULL;
+    return end != NULL ? end : strstr(name, ".old-");
+}
+
+static npt_status sweep_one(const char *output_dir, const char *name, const char *end)
+{
+    char *left = npt_path_join(output_dir, name);
+    char *base = npt_format("%s/%.*s", output_dir, (int)(end - name), name);
+    npt_status status = left != NULL && base != NULL ? npt_seal_recover(base) : NPT_E_NOMEM;
+    if (status == NPT_OK) status = npt_remove_tree(left);
+    npt_free(left);
+    npt_free(base);
+    return status;
+}
+
+npt_status npt_checkpoint_sweep(const char *output_dir)
+{
+    npt_status status = NPT_OK;
+    DIR *directory = opendir(output_dir);
+    if (directory == NULL) return NPT_OK;
+    for (struct dirent *entry; status == NPT_OK && (entry = readdir(directory)) != NULL;) {
+        const char *end = end_of_base(entry->d_name);
+        if (end != NULL) status = sweep_one(output_dir, entry->d_name, end);
+    }
+    closedir(directory);
     return status;
 }

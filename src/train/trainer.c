@@ -233,7 +233,7 @@ static npt_status log_step(trainer *t, const step_result *r)
     json_array_append_new(s->log_history, json_pack("{s:f, s:f, s:f, s:f, s:I}", "epoch", s->epoch_fraction, "grad_norm",
                                                     r->grad_norm, "learning_rate", r->learning_rate, "loss", r->loss, "step",
                                                     (json_int_t)s->step));
-    return npt_metrics_write(&t->metrics, line, &s->metrics_bytes);
+    return npt_metrics_write(&t->metrics, line, &s->metrics_lines);
 }
 
 static void report_step(trainer *t, const step_result *r, bool logged)
@@ -304,7 +304,7 @@ static npt_status evaluate_and_keep_best(trainer *t)
     json_array_append_new(s->log_history, json_pack("{s:f, s:f, s:I}", "epoch", s->epoch_fraction, "eval_loss", loss, "step",
                                                     (json_int_t)s->step));
     NPT_TRY(npt_metrics_write(&t->metrics, json_pack("{s:I, s:f, s:f}", "step", (json_int_t)s->step, "epoch", s->epoch_fraction,
-                                                     "eval/loss", loss), &s->metrics_bytes));
+                                                     "eval/loss", loss), &s->metrics_lines));
     if (!(loss < s->best_metric)) return NPT_OK;
     s->best_metric = loss;
     s->best_step = s->step;
@@ -448,14 +448,15 @@ static npt_status prepare_output(trainer *t)
     return NPT_OK;
 }
 
-static npt_status start_metrics(trainer *t)
+static npt_status start_output(trainer *t)
 {
+    int64_t *lines = &t->state.metrics_lines;
     NPT_TRY(npt_make_directories(t->options.output_dir));
-    int64_t keep = t->state.metrics_bytes;
-    NPT_TRY(npt_metrics_open(&t->metrics, t->options.output_dir, keep));
-    if (keep > 0) return NPT_OK;
+    NPT_TRY(npt_metrics_open(&t->metrics, t->options.output_dir, lines));
+    NPT_TRY(npt_checkpoint_sweep(t->options.output_dir)); /* nobody else is here: the metrics are locked */
+    if (*lines > 0) return NPT_OK;
     return npt_metrics_write(&t->metrics, npt_describe_run(&t->options, &t->setup, &t->distiller, t->settings,
-                                                           t->state.total_steps), &t->state.metrics_bytes);
+                                                           t->state.total_steps), lines);
 }
 
 static npt_status open_run(trainer *t)
@@ -480,7 +481,7 @@ static npt_status open_run(trainer *t)
     npt_advise_rate(o, total);
     NPT_TRY(npt_loader_fill(&t->loader, true)); /* before anything is written: can the data be read? */
     NPT_TRY(npt_loader_seek(&t->loader, t->state.epoch, t->state.position));
-    return start_metrics(t);
+    return start_output(t);
 }
 
 static void close_run(trainer *t)
