@@ -22,6 +22,7 @@ typedef struct npt_train_state {
     int64_t tokens, skipped_steps, skipped_batches;
     int64_t failures_in_a_row;
     int64_t metrics_lines;         /* of metrics.jsonl that belong to these steps */
+    int64_t evaluated_step;        /* of the last evaluation that was finished */
     npt_scaler scaler;
     double epoch_fraction;         /* as Trainer counts epochs */
     double best_metric;            /* lowest eval loss; infinite before the first */
