@@ -15,7 +15,11 @@ AM_TESTS_ENVIRONMENT = \
   NPT_BUILDDIR='$(abs_top_builddir)'; export NPT_BUILDDIR; \
   OMP_WAIT_POLICY=passive; export OMP_WAIT_POLICY;
 LDADD = libnptcore.la $(CMOCKA_LIBS)
-EXTRA_DIST += tests/npt_test.h tests/golden
+EXTRA_DIST += tests/npt_test.h
+# Not tests/golden whole: test programs are built there.
+EXTRA_DIST += tests/golden/README.md tests/golden/make_golden.py tests/golden/make_nf4.py \
+  tests/golden/cases tests/golden/models tests/golden/nf4 tests/golden/safetensors \
+  tests/golden/tokenizers
 
 include $(top_srcdir)/tests/base.mk
 include $(top_srcdir)/tests/files.mk
