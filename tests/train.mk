@@ -17,7 +17,8 @@ check_PROGRAMS += tests/golden/test_golden_half.test
 tests_golden_test_golden_half_test_SOURCES = tests/golden/test_golden_half.c $(golden_case)
 tests_golden_test_golden_half_test_CPPFLAGS = $(golden_flags)
 check_PROGRAMS += tests/golden/test_golden_nf4.test
-tests_golden_test_golden_nf4_test_SOURCES = tests/golden/test_golden_nf4.c tests/unit/temp_dir.h $(golden_case)
+tests_golden_test_golden_nf4_test_SOURCES = \
+  tests/golden/test_golden_nf4.c tests/unit/temp_dir.h $(golden_case)
 tests_golden_test_golden_nf4_test_CPPFLAGS = $(golden_flags)
 
 # On the models and rows of the golden cases.
