@@ -17,7 +17,8 @@ check_PROGRAMS += tests/golden/test_golden_half.test
 tests_golden_test_golden_half_test_SOURCES = tests/golden/test_golden_half.c $(golden_case)
 tests_golden_test_golden_half_test_CPPFLAGS = $(golden_flags)
 check_PROGRAMS += tests/golden/test_golden_nf4.test
-tests_golden_test_golden_nf4_test_SOURCES = tests/golden/test_golden_nf4.c tests/unit/temp_dir.h $(golden_case)
+tests_golden_test_golden_nf4_test_SOURCES = \
+  tests/golden/test_golden_nf4.c tests/unit/temp_dir.h $(golden_case)
 tests_golden_test_golden_nf4_test_CPPFLAGS = $(golden_flags)
 
 # On the models and rows of the golden cases.
@@ -38,3 +39,18 @@ tests_train_test_fp16_test_CPPFLAGS = $(golden_flags)
 check_PROGRAMS += tests/grad/test_block_grad.test
 tests_grad_test_block_grad_test_SOURCES = tests/grad/test_block_grad.c $(golden_case)
 tests_grad_test_block_grad_test_CPPFLAGS = $(golden_flags)
+check_PROGRAMS += tests/train/test_checkpoint.test tests/train/test_loader.test
+tests_train_test_checkpoint_test_SOURCES = tests/train/test_checkpoint.c \
+  tests/unit/temp_dir.h tests/npt_test.h
+tests_train_test_checkpoint_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
+tests_train_test_loader_test_SOURCES = tests/train/test_loader.c tests/unit/temp_dir.h tests/npt_test.h
+tests_train_test_loader_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
+
+# The program end to end, on the bundled model.
+EXTRA_DIST += tests/train/lib.sh
+dist_check_SCRIPTS += \
+  tests/train/test_checkpoints.sh \
+  tests/train/test_numeric.sh \
+  tests/train/test_recipes.sh \
+  tests/train/test_resume.sh \
+  tests/train/test_signals.sh

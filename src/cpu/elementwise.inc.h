@@ -3,7 +3,7 @@
  * elements. Included by kernels.inc.h; element order does not matter here, so every kernel takes
  * flat blocks of BLOCK elements as tasks. */
 
-/* ---- Embedding --------------------------------------------------------------------------------- */
+/* ---- Embedding ------------------------------------------------------------------------------- */
 
 typedef struct npt_embed_job {
     int64_t tokens, width;
@@ -44,7 +44,7 @@ static void embed(const npt_run *run, int64_t tokens, int64_t width, const int32
     run_blocks(run, embed_task, &job, tokens, rows_per_task(width));
 }
 
-/* ---- Cast -------------------------------------------------------------------------------------- */
+/* ---- Cast ------------------------------------------------------------------------------------ */
 
 typedef struct npt_cast_job {
     int64_t n;
@@ -80,7 +80,8 @@ static void cast_counted(const npt_cast_job *job, int64_t first, int64_t n)
             flushed -= (before != 0.0f) & (after == 0.0f);
         }
     }
-    __atomic_fetch_add(&job->stats->overflowed, (uint64_t)count_lanes(overflowed), __ATOMIC_RELAXED);
+    __atomic_fetch_add(&job->stats->overflowed, (uint64_t)count_lanes(overflowed),
+                       __ATOMIC_RELAXED);
     __atomic_fetch_add(&job->stats->flushed, (uint64_t)count_lanes(flushed), __ATOMIC_RELAXED);
 }
 
@@ -101,7 +102,7 @@ static void cast(const npt_run *run, int64_t n, npt_in src, npt_out dst, npt_cas
     run_blocks(run, cast_task, &job, n, BLOCK);
 }
 
-/* ---- Addition ---------------------------------------------------------------------------------- */
+/* ---- Addition -------------------------------------------------------------------------------- */
 
 typedef struct npt_add_job {
     int64_t n;
@@ -130,7 +131,7 @@ static void add(const npt_run *run, int64_t n, npt_in x, npt_in y, npt_out dst)
     run_blocks(run, add_task, &job, n, BLOCK);
 }
 
-/* ---- Rotary embedding -------------------------------------------------------------------------- */
+/* ---- Rotary embedding ------------------------------------------------------------------------ */
 
 /* Elements `at` … of the halves of one head. */
 static void rope_chunk(const npt_rope_args *args, int64_t head, int64_t angles, int64_t at)
@@ -170,7 +171,7 @@ static void rope(const npt_run *run, const npt_rope_args *args)
     run_blocks(run, rope_task, args, args->tokens, rows_per_task(args->heads * args->head_dim));
 }
 
-/* ---- Modulation of the gate -------------------------------------------------------------------- */
+/* ---- Modulation of the gate ------------------------------------------------------------------ */
 
 /* mult of a chunk, rounded to u's dtype, and its derivative, unless that is NULL. */
 static inline void multipliers(const float *u, npt_dtype dtype, int64_t n, float mult[CHUNK],
@@ -257,7 +258,7 @@ static void modulate_backward(const npt_run *run, const npt_modulate_backward_ar
     run_blocks(run, modulate_backward_task, args, args->rows * args->width, BLOCK);
 }
 
-/* ---- SwiGLU ------------------------------------------------------------------------------------ */
+/* ---- SwiGLU ---------------------------------------------------------------------------------- */
 
 static void swiglu_task(void *context, int64_t task, int worker)
 {

@@ -69,8 +69,8 @@ static inline bool pieces_of(int pieces, __m512i halves, __m512i piece[MAX_PIECE
         piece[0] = halves;
         return true;
     }
-    const bool good = split(_mm512_castsi512_si256(halves), low) &
-                      split(_mm512_extracti64x4_epi64(halves, 1), high);
+    bool good = split(_mm512_castsi512_si256(halves), low);
+    good &= split(_mm512_extracti64x4_epi64(halves, 1), high);
     for (int p = 0; p < MAX_PIECES; p++)
         piece[p] = _mm512_inserti64x4(_mm512_castsi256_si512(low[p]), high[p], 1);
     return good;
@@ -101,19 +101,19 @@ static inline __attribute__((always_inline)) bool pack_rows_of(const int pieces,
 static inline void turn(__m512i v[16])
 {
     __m512i a[16];
-#pragma GCC unroll 8
+    UNROLLED
     for (int i = 0; i < 16; i += 2) {
         a[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
         a[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
     }
-#pragma GCC unroll 4
+    UNROLLED
     for (int i = 0; i < 16; i += 4) {
         v[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
         v[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
         v[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
         v[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
     }
-#pragma GCC unroll 4
+    UNROLLED
     for (int i = 0; i < 4; i++) {
         const __m512i low = _mm512_shuffle_i32x4(v[i], v[i + 4], 0x88);
         const __m512i high = _mm512_shuffle_i32x4(v[i], v[i + 4], 0xdd);
@@ -124,16 +124,14 @@ static inline void turn(__m512i v[16])
         a[i + 8] = _mm512_shuffle_i32x4(low, low2, 0xdd);
         a[i + 12] = _mm512_shuffle_i32x4(high, high2, 0xdd);
     }
-#pragma GCC unroll 16
+    UNROLLED
     for (int i = 0; i < 16; i++) v[i] = a[i];
 }
 
 /* k inside: 16 vectors × 32 k are 16 × 16 pairs; turned, they are a tile. */
-static inline __attribute__((always_inline)) bool pack_turned_of(const int pieces,
-                                                                 const npt_native_operand *src,
-                                                                 int64_t first, int64_t k,
-                                                                 int64_t depth, uint16_t *dst,
-                                                                 int64_t piece_stride)
+static inline __attribute__((always_inline)) bool
+pack_turned_of(const int pieces, const npt_native_operand *src, int64_t first, int64_t k,
+               int64_t depth, uint16_t *dst, int64_t piece_stride)
 {
     __m512i v[MAX_PIECES][LANES];
     bool good = true;
@@ -166,11 +164,9 @@ static inline void weave(__m512i even, __m512i odd, __m512i pair[2])
     pair[1] = high;
 }
 
-static inline __attribute__((always_inline)) bool pack_woven_of(const int pieces,
-                                                                const npt_native_operand *src,
-                                                                int64_t first, int64_t k,
-                                                                int64_t depth, int vectors,
-                                                                uint16_t *dst)
+static inline __attribute__((always_inline)) bool
+pack_woven_of(const int pieces, const npt_native_operand *src, int64_t first, int64_t k,
+              int64_t depth, int vectors, uint16_t *dst)
 {
     const int64_t valid = src->count - first;
     const uint16_t *base = (const uint16_t *)src->data + first;
@@ -191,11 +187,9 @@ static inline __attribute__((always_inline)) bool pack_woven_of(const int pieces
     return good;
 }
 
-static inline __attribute__((always_inline)) bool pack_lanes_of(const int pieces,
-                                                                const npt_native_operand *src,
-                                                                int64_t first, int width,
-                                                                int64_t k0, int64_t depth,
-                                                                uint16_t *dst)
+static inline __attribute__((always_inline)) bool
+pack_lanes_of(const int pieces, const npt_native_operand *src, int64_t first, int width, int64_t k0,
+              int64_t depth, uint16_t *dst)
 {
     const int64_t panel_halves = NPT_NATIVE_MAX_DEPTH * 2 * LANES; /* all pieces */
     bool good = true;
@@ -244,13 +238,13 @@ static bool pack_lanes_2(const npt_native_operand *src, int64_t first, int width
 
 #define LOAD_ROWS(p)                                                                               \
     do {                                                                                           \
-        _tile_loadd(4, row + (p) * row_piece, row_bytes);                                          \
-        if (tall) _tile_loadd(5, row + (p) * row_piece + 16 * stride, row_bytes);                  \
+        _tile_loadd(4, row + (p)*row_piece, row_bytes);                                            \
+        if (tall) _tile_loadd(5, row + (p)*row_piece + 16 * stride, row_bytes);                    \
     } while (0)
 #define LOAD_LANES(p)                                                                              \
     do {                                                                                           \
-        _tile_loadd(6, lane + (p) * vectors * TILE_HALVES, 64);                                    \
-        if (wide) _tile_loadd(7, lane + ((p) * vectors + 1) * TILE_HALVES, 64);                    \
+        _tile_loadd(6, lane + (p)*vectors * TILE_HALVES, 64);                                      \
+        if (wide) _tile_loadd(7, lane + ((p)*vectors + 1) * TILE_HALVES, 64);                      \
     } while (0)
 #define MULTIPLY()                                                                                 \
     do {                                                                                           \
@@ -261,9 +255,8 @@ static bool pack_lanes_2(const npt_native_operand *src, int64_t first, int width
     } while (0)
 
 /* `tall`: 32 rows, else 16; `wide`: two vectors, else one. */
-static inline __attribute__((always_inline)) void tile_of(const int pieces, const bool tall,
-                                                          const bool wide,
-                                                          const npt_native_tile *work)
+static inline __attribute__((always_inline)) void
+tile_of(const int pieces, const bool tall, const bool wide, const npt_native_tile *work)
 {
     const int vectors = wide ? 2 : 1;
     const int64_t stride = work->row_stride, row_bytes = stride * 2;

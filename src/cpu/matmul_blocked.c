@@ -18,19 +18,19 @@
 enum {
     RESIDENT_MAX = 512, /* vectors of the resident matrix packed at once; a multiple of 32 */
     CHUNK_LANES = NPT_NATIVE_CHUNK, /* most streamed vectors of a task, as lanes */
-    CHUNK_PANELS = 8,   /* the same as rows: panels */
-    TASKS_WANTED = 16,  /* smaller chunks where there would be fewer tasks */
-    MAX_AHEAD = 4096,   /* lines asked for before they are packed */
-    SMALL_DEPTH = 64    /* below, turning C costs more than turning an operand */
+    CHUNK_PANELS = 8,               /* the same as rows: panels */
+    TASKS_WANTED = 16,              /* smaller chunks where there would be fewer tasks */
+    MAX_AHEAD = 4096,               /* lines asked for before they are packed */
+    SMALL_DEPTH = 64                /* below, turning C costs more than turning an operand */
 };
 
 typedef struct npt_native_shape {
     npt_native_ops ops;
-    bool stream_w;      /* else A is streamed and W resident */
-    bool lanes_w;       /* W is the lane operand, else A */
-    int64_t streamed, resident; /* vectors of each: n or m */
-    int64_t block;      /* resident vectors at a time */
-    int64_t chunk;      /* streamed vectors of a task */
+    bool stream_w;                  /* else A is streamed and W resident */
+    bool lanes_w;                   /* W is the lane operand, else A */
+    int64_t streamed, resident;     /* vectors of each: n or m */
+    int64_t block;                  /* resident vectors at a time */
+    int64_t chunk;                  /* streamed vectors of a task */
     int stream_rows, resident_rows; /* tile height where that matrix is the row operand */
     int64_t depth_blocks;
     int64_t padded_k; /* up to a whole unit of the tiles */
@@ -253,8 +253,7 @@ static void multiply_rows(const npt_native_job *job, const npt_native_step *step
             .row = step->panel,
             .row_stride = step->row_stride,
             .lane = resident_lanes(job, lane, width, step->k0),
-            .sums =
-                area->sums + lane * area->panel_rows + (step->first - area->row_first) * width,
+            .sums = area->sums + lane * area->panel_rows + (step->first - area->row_first) * width,
             .add = step->k0 > 0,
         };
         run_tile(ops, &tile, step->ahead, panels - p);
@@ -289,10 +288,10 @@ static npt_native_area area_of(const npt_native_job *job, int64_t first, int64_t
 {
     const npt_native_shape *shape = &job->shape;
     if (shape->stream_w == shape->lanes_w)
-        return (npt_native_area){job->first, job->count, first, count,
-                                 round_up(job->count, shape->resident_rows), sums};
-    return (npt_native_area){first, count, job->first, job->count,
-                             round_up(count, shape->stream_rows), sums};
+        return (npt_native_area){
+            job->first, job->count, first, count, round_up(job->count, shape->resident_rows), sums};
+    return (npt_native_area){
+        first, count, job->first, job->count, round_up(count, shape->stream_rows), sums};
 }
 
 /* Whether the tiles can read the streamed rows where they lie. */
@@ -339,8 +338,7 @@ static void chunk_task(void *context, int64_t index, int worker)
     const int64_t k = job->desc->k, first = index * shape->chunk;
     const int64_t end = min64(first + shape->chunk, shape->streamed);
     const int64_t unit = as_lanes ? round_up(end - first, ops->lanes) : shape->stream_rows;
-    float *sums =
-        (void *)(job->scratch->worker + (size_t)worker * job->scratch->worker_stride);
+    float *sums = (void *)(job->scratch->worker + (size_t)worker * job->scratch->worker_stride);
     const npt_native_area area = area_of(job, first, end - first, sums);
     npt_native_ahead ahead;
     bool good = true;
@@ -353,8 +351,8 @@ static void chunk_task(void *context, int64_t index, int worker)
             step.ahead = &ahead;
             ahead.count = ahead.used = 0;
             if (!last || k0 + ops->depth < k)
-                list_lines(&job->stream, last ? first : s + unit, unit,
-                           last ? k0 + ops->depth : k0, ops->depth, &ahead);
+                list_lines(&job->stream, last ? first : s + unit, unit, last ? k0 + ops->depth : k0,
+                           ops->depth, &ahead);
             good &= do_step(job, &step, sums + shape->sums_floats, &area);
         }
     if (ops->end != NULL) ops->end();

@@ -166,8 +166,7 @@ static void native_plan(const npt_matmul_desc *desc, int workers, size_t *worker
     *worker_bytes = *shared_bytes = 0;
     if (few_tokens(desc)) {
         *worker_bytes = sizeof(npt_native_dot_scratch);
-        *shared_bytes =
-            (size_t)(desc->m * round_up(desc->k, NPT_NATIVE_MAX_LANES)) * sizeof(float);
+        *shared_bytes = (size_t)(desc->m * round_up(desc->k, NPT_NATIVE_MAX_LANES)) * sizeof(float);
         return;
     }
     for (size_t i = 0; i < sizeof(levels) / sizeof(levels[0]); i++) {

@@ -14,8 +14,17 @@
 
 #include "tensor/matmul.h"
 
+/* Loops over registers must vanish; those over k must not. */
+#ifdef __clang__
+#define UNROLLED     _Pragma("clang loop unroll(full)")
+#define NOT_UNROLLED _Pragma("clang loop unroll(disable)")
+#else
+#define UNROLLED     _Pragma("GCC unroll 16")
+#define NOT_UNROLLED _Pragma("GCC unroll 1")
+#endif
+
 enum {
-    NPT_NATIVE_DEPTH = 256,   /* k of one packed block, F32 */
+    NPT_NATIVE_DEPTH = 256, /* k of one packed block, F32 */
     NPT_NATIVE_MAX_DEPTH = 512,
     NPT_NATIVE_MAX_LANES = 16,
     NPT_NATIVE_CHUNK = 256,   /* most lanes packed at once */
@@ -94,7 +103,8 @@ void npt_matmul_fill_amx(npt_native_ops *ops, int pieces);
 /* The best that is compiled in and `cpu` has; its level must be AVX2 at least. */
 void npt_matmul_native_ops(const npt_cpu *cpu, npt_native_ops *ops);
 
-/* The blocked route (matmul_blocked.c). run returns false where a packing did: C is then of no use. */
+/* The blocked route (matmul_blocked.c). run returns false where a packing did: C is then of no use.
+ */
 void npt_matmul_blocked_plan(const npt_matmul_desc *desc, const npt_native_ops *ops,
                              size_t *worker_bytes, size_t *shared_bytes);
 bool npt_matmul_blocked_run(const npt_matmul_desc *desc, const npt_matmul_args *args,

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The native matmul's inner loops, written once and compiled per instruction set. The including
  * file defines the vector type and the v_… operations on it:
- *     vf, LANES, MAX_ROWS, TILE_SWITCH(rows, DO), v_zero() v_set1(x) v_load(p) v_store(p, v) v_fma(a, b, c)
- *     v_add(a, b), v_from_f16(p), v_from_bf16(p), v_from_nf4(packed, table), v_table(levels,
- *     absmax), v_to_f16(p, v), v_to_bf16(p, v), v_transpose(v[LANES]), v_sum(v), DOT_TOKENS
- * No function here reads or writes past the elements it was given. */
+ *     vf, LANES, MAX_ROWS, TILE_SWITCH(rows, DO), v_zero() v_set1(x) v_load(p) v_store(p, v)
+ * v_fma(a, b, c) v_add(a, b), v_from_f16(p), v_from_bf16(p), v_from_nf4(packed, table),
+ * v_table(levels, absmax), v_to_f16(p, v), v_to_bf16(p, v), v_transpose(v[LANES]), v_sum(v),
+ * DOT_TOKENS No function here reads or writes past the elements it was given. */
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -70,8 +70,7 @@ static void widen(const npt_native_operand *src, int64_t index, int64_t count, f
         for (int64_t i = 0; i < whole; i += LANES) v_store(dst + i, v_from_f16(halves + i));
     else
         for (int64_t i = 0; i < whole; i += LANES) v_store(dst + i, v_from_bf16(halves + i));
-    if (whole < count)
-        widen_tail(src->data, src->dtype, index + whole, count - whole, dst + whole);
+    if (whole < count) widen_tail(src->data, src->dtype, index + whole, count - whole, dst + whole);
 }
 
 /* ---- Packing ------------------------------------------------------------------------------- */
@@ -200,12 +199,12 @@ INLINE void tile_step(const int rows, const int vectors, const float *row, const
                       vf sum[MAX_ROWS][2])
 {
     vf right[2];
-#pragma GCC unroll 2
+    UNROLLED
     for (int v = 0; v < vectors; v++) right[v] = v_load(lane + v * LANES);
-#pragma GCC unroll 16
+    UNROLLED
     for (int r = 0; r < rows; r++) {
         const vf left = v_set1(row[r * NPT_NATIVE_DEPTH]);
-#pragma GCC unroll 2
+        UNROLLED
         for (int v = 0; v < vectors; v++) sum[r][v] = v_fma(left, right[v], sum[r][v]);
     }
 }
@@ -217,24 +216,26 @@ INLINE void tile_of(const int rows, const int vectors, const npt_native_tile *ti
     const float *const row = tile->row, *const lane = tile->lane;
     int64_t k = 0;
     vf sum[MAX_ROWS][2];
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 2
+    UNROLLED
+    for (int r = 0; r < rows; r++) {
+        UNROLLED
         for (int v = 0; v < vectors; v++)
             sum[r][v] = tile->add ? v_load(tile->sums + r * width + v * LANES) : v_zero();
-#pragma GCC unroll 1
+    }
+    NOT_UNROLLED
     for (int64_t l = 0; l < tile->line_count; l++) {
         __builtin_prefetch(tile->lines[l], 0, 2);
         for (const int64_t end = k + every; k < end; k++)
             tile_step(rows, vectors, row + k, lane + k * width, sum);
     }
-#pragma GCC unroll 1
+    NOT_UNROLLED
     for (; k < tile->depth; k++) tile_step(rows, vectors, row + k, lane + k * width, sum);
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 2
+    UNROLLED
+    for (int r = 0; r < rows; r++) {
+        UNROLLED
         for (int v = 0; v < vectors; v++)
             v_store(tile->sums + r * width + v * LANES, sum[r][v]);
+    }
 }
 
 #define TILE_CASE(count)                                                                           \
@@ -324,28 +325,30 @@ INLINE void dot_of(const int tokens, int64_t depth, const float *w, int64_t w_st
                    const float *x, int64_t x_stride, float *partial)
 {
     vf sum[NPT_NATIVE_DOT_ROWS][DOT_TOKENS];
-#pragma GCC unroll 4
-    for (int r = 0; r < NPT_NATIVE_DOT_ROWS; r++)
-#pragma GCC unroll 4
+    UNROLLED
+    for (int r = 0; r < NPT_NATIVE_DOT_ROWS; r++) {
+        UNROLLED
         for (int t = 0; t < tokens; t++)
             sum[r][t] = v_load(partial + (r * NPT_NATIVE_DOT_TOKENS + t) * LANES);
+    }
     for (int64_t k = 0; k < depth; k += LANES) {
         vf left[NPT_NATIVE_DOT_ROWS];
-#pragma GCC unroll 4
+        UNROLLED
         for (int r = 0; r < NPT_NATIVE_DOT_ROWS; r++) left[r] = v_load(w + r * w_stride + k);
-#pragma GCC unroll 4
+        UNROLLED
         for (int t = 0; t < tokens; t++) {
             const vf right = v_load(x + t * x_stride + k);
-#pragma GCC unroll 4
+            UNROLLED
             for (int r = 0; r < NPT_NATIVE_DOT_ROWS; r++)
                 sum[r][t] = v_fma(left[r], right, sum[r][t]);
         }
     }
-#pragma GCC unroll 4
-    for (int r = 0; r < NPT_NATIVE_DOT_ROWS; r++)
-#pragma GCC unroll 4
+    UNROLLED
+    for (int r = 0; r < NPT_NATIVE_DOT_ROWS; r++) {
+        UNROLLED
         for (int t = 0; t < tokens; t++)
             v_store(partial + (r * NPT_NATIVE_DOT_TOKENS + t) * LANES, sum[r][t]);
+    }
 }
 
 static void dot(int tokens, int64_t depth, const float *w, int64_t w_stride, const float *x,

@@ -3,7 +3,7 @@
  * kernels.inc.h. Sums over a row are F64 (lanes.inc.h), rounded to F32 once: another backend that
  * sums in another order in F64 then gets the same F32 in all but the rarest cases. */
 
-/* ---- RMSNorm ----------------------------------------------------------------------------------- */
+/* ---- RMSNorm --------------------------------------------------------------------------------- */
 
 static float inverse_rms(npt_in x, int64_t row, int64_t width, float eps)
 {
@@ -88,7 +88,7 @@ static void norm_backward(const npt_run *run, const npt_norm_backward_args *args
     run_blocks(run, norm_backward_task, args, args->rows, rows_per_task(args->width));
 }
 
-/* ---- Distance between student and teacher ------------------------------------------------------ */
+/* ---- Distance between student and teacher ---------------------------------------------------- */
 
 static const float norm_floor = 1e-6f;
 
@@ -186,7 +186,7 @@ static void distance_backward(const npt_run *run, const npt_distance_backward_ar
     run_blocks(run, distance_backward_task, args, args->rows, rows_per_task(args->width));
 }
 
-/* ---- Comparison of logits ---------------------------------------------------------------------- */
+/* ---- Comparison of logits -------------------------------------------------------------------- */
 
 typedef struct npt_logits {
     float top;
@@ -212,7 +212,8 @@ static void exponentials(const float *x, int64_t n, float top, float dst[CHUNK])
 {
     float buffer[CHUNK];
     const float *values = widen((npt_in){x, NPT_F32}, 0, n, buffer);
-    for (int64_t i = 0; i < lanes(n); i += VF) put(dst + i, exponential(get(values + i) - all(top)));
+    for (int64_t i = 0; i < lanes(n); i += VF)
+        put(dst + i, exponential(get(values + i) - all(top)));
     for (int64_t i = n; i % LANES != 0; i++) dst[i] = 0.0f;
 }
 

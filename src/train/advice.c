@@ -39,7 +39,8 @@ bool npt_terms_due(int64_t steps_taken, const npt_train_options *options)
 
 void npt_advise_terms(const npt_train_options *options, int64_t steps_taken, const npt_term_norms *norms, bool *warned)
 {
-    if (*warned || !norms->measured || steps_taken + 1 < FIRST_STEPS || norms->regularizer <= norms->distance) return;
+    if (*warned || !norms->measured || steps_taken + 1 < FIRST_STEPS) return;
+    if (!(norms->regularizer > norms->distance)) return; /* in fp16 a term alone may be NaN */
     *warned = true;
     npt_log(NPT_LOG_WARNING,
             "--regularization_lambda %g: the regularizer's gradient on the adapters is %.1f times the loss's at step %" PRId64

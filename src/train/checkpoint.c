@@ -20,7 +20,7 @@
 static const char state_file[] = "training_state.safetensors";
 static const char adapter_file[] = "adapter_model.safetensors";
 
-enum { COUNTERS = 12, REALS = 6 };
+enum { COUNTERS = 13, REALS = 6 };
 
 npt_status npt_train_state_init(npt_train_state *state)
 {
@@ -41,7 +41,8 @@ static void pack(const npt_train_state *s, int64_t *counters, double *reals)
 {
     const int64_t c[COUNTERS] = {s->step,          s->epoch,           s->position.file,     s->position.byte_offset,
                                  s->position.line, s->position.row,    s->tokens,            s->skipped_steps,
-                                 s->skipped_batches, s->failures_in_a_row, s->metrics_bytes, s->scaler.good_steps};
+                                 s->skipped_batches, s->failures_in_a_row, s->metrics_lines, s->scaler.good_steps,
+                                 s->evaluated_step};
     const double r[REALS] = {s->scaler.scale, s->epoch_fraction, s->best_metric, (double)s->best_step, s->first_loss,
                              s->last_loss};
     memcpy(counters, c, sizeof c);
@@ -57,8 +58,9 @@ static void unpack(npt_train_state *s, const int64_t *c, const double *r)
     s->skipped_steps = c[7];
     s->skipped_batches = c[8];
     s->failures_in_a_row = c[9];
-    s->metrics_bytes = c[10];
+    s->metrics_lines = c[10];
     s->scaler.good_steps = c[11];
+    s->evaluated_step = c[12];
     s->scaler.scale = r[0];
     s->epoch_fraction = r[1];
     s->best_metric = r[2];
@@ -206,29 +208,51 @@ npt_status npt_checkpoint_save(const npt_checkpoint *checkpoint, const char *dir
 /* ---- Reading back ---- */
 
 /* Settings that give tensors their shape or meaning must agree; others may be changed knowingly. */
+typedef struct fixed_setting {
+    const char *key, *flag;
+} fixed_setting;
+
+static const fixed_setting fixed_settings[] = {
+    {"model", "--model_name"},
+    {"adapter_rank", "--adapter_rank"},
+    {"modulation", "--modulation"},
+    {"modulation_scale", "--modulation_scale"},
+    {"layers", "--layers"},
+    {"policy", "a precision flag (--use_fp16, --use_bf16, --use_quantization, --mixed_precision, --adapter_dtype)"},
+    {"double_quantization", "--no_double_quantization"},
+    {"optimizer_type", "--optimizer_type"},
+    {"seed", "--seed"},
+};
+
+static npt_status compare_setting(const char *key, const json_t *then, const json_t *now, const char *directory)
+{
+    const fixed_setting *fixed = NULL;
+    for (size_t i = 0; i < sizeof fixed_settings / sizeof fixed_settings[0]; i++)
+        if (strcmp(fixed_settings[i].key, key) == 0) fixed = &fixed_settings[i];
+    char *was = json_dumps(then, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9));
+    char *is = json_dumps(now, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9));
+    npt_status status = NPT_OK;
+    if (was == NULL || is == NULL)
+        status = npt_fail(NPT_E_NOMEM, "out of memory");
+    else if (fixed != NULL)
+        status = npt_fail(NPT_E_USAGE, "%s is another one: %s was made with %s, this run has %s; resume with that of the first run",
+                          fixed->flag, directory, was, is);
+    else
+        npt_log(NPT_LOG_WARNING, "--%s was %s when %s was made and is %s now; the run goes on with the new value", key, was,
+                directory, is);
+    free(was);
+    free(is);
+    return status;
+}
+
 static npt_status compare_settings(const json_t *then, const json_t *now, const char *directory)
 {
-    static const char *const fixed[] = {"model", "adapter_rank", "modulation", "modulation_scale", "layers", "policy",
-                                        "optimizer_type", "seed"};
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)now, key, value)
     {
         const json_t *old = json_object_get(then, key);
-        if (old == NULL || json_equal(old, value)) continue;
-        char *was = json_dumps(old, JSON_ENCODE_ANY | JSON_COMPACT), *is = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
-        npt_status status = NPT_OK;
-        bool must_agree = false;
-        for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++) must_agree |= strcmp(fixed[i], key) == 0;
-        if (must_agree)
-            status = npt_fail(NPT_E_USAGE, "%s was made with %s %s, this run has %s; resume with the settings of the first run",
-                              directory, key, was ? was : "?", is ? is : "?");
-        else
-            npt_log(NPT_LOG_WARNING, "--%s was %s when %s was made and is %s now; the run goes on with the new value", key,
-                    was ? was : "?", directory, is ? is : "?");
-        free(was);
-        free(is);
-        if (status != NPT_OK) return status;
+        if (old != NULL && !json_equal(old, value)) NPT_TRY(compare_setting(key, old, value, directory));
     }
     return NPT_OK;
 }
@@ -275,16 +299,16 @@ npt_status npt_checkpoint_load(const npt_checkpoint *checkpoint, const char *dir
 
 typedef struct found {
     char name[256];
-    int64_t step; /* of checkpoint-final: what its trainer_state.json says */
+    int64_t step; /* of checkpoint-final: what its trainer_state.json says; unreadable: the newest, so that it is named */
 } found;
 
 static int64_t step_of_final(const char *output_dir, const char *name)
 {
-    int64_t step = -1;
+    int64_t step = INT64_MAX;
     json_t *root = NULL;
     char *path = npt_format("%s/%s/trainer_state.json", output_dir, name);
     if (path != NULL && npt_json_load(path, 0, &root) == NPT_OK)
-        (void)npt_json_int(root, "global_step", path, -1, 0, INT64_MAX, &step);
+        (void)npt_json_int(root, "global_step", path, INT64_MAX, 0, INT64_MAX, &step);
     json_decref(root);
     npt_free(path);
     return step;
@@ -339,7 +363,7 @@ npt_status npt_checkpoint_find(const char *output_dir, char **path)
         char *candidate = npt_path_join(output_dir, checkpoints[i].name);
         if (candidate == NULL) {
             status = NPT_E_NOMEM;
-        } else if (npt_seal_recover(candidate) == NPT_OK && npt_manifest_check(candidate) == NPT_OK) {
+        } else if (npt_manifest_check(candidate) == NPT_OK) {
             *path = candidate;
         } else {
             npt_log(NPT_LOG_WARNING, "%s is incomplete and passed over: %s", candidate, npt_error_message());
@@ -374,5 +398,37 @@ npt_status npt_checkpoint_rotate(const char *output_dir, int64_t keep)
         npt_free(old);
     }
     npt_free(checkpoints);
+    return status;
+}
+
+/* "checkpoint-7.tmp-123" → where the part before ".tmp-" ends; NULL for another name. */
+static const char *end_of_base(const char *name)
+{
+    const char *end = strstr(name, ".tmp-");
+    if (strncmp(name, "checkpoint-", 11) != 0) return NULL;
+    return end != NULL ? end : strstr(name, ".old-");
+}
+
+static npt_status sweep_one(const char *output_dir, const char *name, const char *end)
+{
+    char *left = npt_path_join(output_dir, name);
+    char *base = npt_format("%s/%.*s", output_dir, (int)(end - name), name);
+    npt_status status = left != NULL && base != NULL ? npt_seal_recover(base) : NPT_E_NOMEM;
+    if (status == NPT_OK) status = npt_remove_tree(left);
+    npt_free(left);
+    npt_free(base);
+    return status;
+}
+
+npt_status npt_checkpoint_sweep(const char *output_dir)
+{
+    npt_status status = NPT_OK;
+    DIR *directory = opendir(output_dir);
+    if (directory == NULL) return NPT_OK;
+    for (struct dirent *entry; status == NPT_OK && (entry = readdir(directory)) != NULL;) {
+        const char *end = end_of_base(entry->d_name);
+        if (end != NULL) status = sweep_one(output_dir, entry->d_name, end);
+    }
+    closedir(directory);
     return status;
 }

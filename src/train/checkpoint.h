@@ -21,7 +21,8 @@ typedef struct npt_train_state {
     npt_dataset_position position; /* of the rows of the next step */
     int64_t tokens, skipped_steps, skipped_batches;
     int64_t failures_in_a_row;
-    int64_t metrics_bytes;         /* of metrics.jsonl that belong to these steps */
+    int64_t metrics_lines;         /* of metrics.jsonl that belong to these steps */
+    int64_t evaluated_step;        /* of the last evaluation that was finished */
     npt_scaler scaler;
     double epoch_fraction;         /* as Trainer counts epochs */
     double best_metric;            /* lowest eval loss; infinite before the first */
@@ -53,5 +54,8 @@ npt_status npt_checkpoint_find(const char *output_dir, char **path);
 bool npt_checkpoint_has_run(const char *output_dir);
 /* Removes the oldest checkpoint-<step> beyond `keep` (0: keeps all). */
 npt_status npt_checkpoint_rotate(const char *output_dir, int64_t keep);
+/* Removes what a killed run left half-written; a checkpoint that was complete but for its name gets it. Only
+ * while no other process writes into output_dir. */
+npt_status npt_checkpoint_sweep(const char *output_dir);
 
 #endif

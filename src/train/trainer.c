@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "base/log.h"
@@ -58,6 +59,7 @@ typedef struct trainer {
     float *term_gradients; /* of the regularizer, where terms are measured */
     int64_t steps_per_epoch; /* 0: not known */
     bool terms_warned;
+    bool resumed_final;      /* from a checkpoint-final */
     double started; /* seconds */
     int64_t tokens_before; /* of the run, when this process began */
     FILE *log_file;
@@ -186,6 +188,8 @@ static npt_status take_step(trainer *t, step_result *r)
     NPT_TRY(accumulate(t, r, &fault));
     if (r->interrupted) return NPT_OK;
     npt_train_state *s = &t->state;
+    s->epoch = t->loader.epoch;
+    s->position = npt_dataset_tell(t->loader.dataset);
     r->skipped = fault.found || !isfinite(r->loss);
     if (r->skipped) {
         NPT_TRY(skip_step(t, &fault));
@@ -203,8 +207,6 @@ static npt_status take_step(trainer *t, step_result *r)
         if (s->step == 1) s->first_loss = r->loss;
         s->epoch_fraction = t->steps_per_epoch > 0 ? (double)s->step / (double)t->steps_per_epoch : (double)t->loader.epoch;
     }
-    s->epoch = t->loader.epoch;
-    s->position = npt_dataset_tell(t->loader.dataset);
     return NPT_OK;
 }
 
@@ -233,7 +235,7 @@ static npt_status log_step(trainer *t, const step_result *r)
     json_array_append_new(s->log_history, json_pack("{s:f, s:f, s:f, s:f, s:I}", "epoch", s->epoch_fraction, "grad_norm",
                                                     r->grad_norm, "learning_rate", r->learning_rate, "loss", r->loss, "step",
                                                     (json_int_t)s->step));
-    return npt_metrics_write(&t->metrics, line, &s->metrics_bytes);
+    return npt_metrics_write(&t->metrics, line, &s->metrics_lines);
 }
 
 static void report_step(trainer *t, const step_result *r, bool logged)
@@ -294,17 +296,25 @@ static npt_status evaluate(trainer *t, double *loss)
     return NPT_OK;
 }
 
+/* JSON has no NaN and no infinity. */
+static json_t *finite_or_null(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
 static npt_status evaluate_and_keep_best(trainer *t)
 {
     double loss;
     npt_train_state *s = &t->state;
     NPT_TRY(evaluate(t, &loss));
-    if (stop_signal != 0) return NPT_OK;
-    npt_log(NPT_LOG_NOTE, "step %" PRId64 ": eval loss %.6g%s", s->step, loss, loss < s->best_metric ? ", the best so far" : "");
-    json_array_append_new(s->log_history, json_pack("{s:f, s:f, s:I}", "epoch", s->epoch_fraction, "eval_loss", loss, "step",
-                                                    (json_int_t)s->step));
-    NPT_TRY(npt_metrics_write(&t->metrics, json_pack("{s:I, s:f, s:f}", "step", (json_int_t)s->step, "epoch", s->epoch_fraction,
-                                                     "eval/loss", loss), &s->metrics_bytes));
+    if (stop_signal != 0) return NPT_OK; /* a resumed run begins with it */
+    s->evaluated_step = s->step;
+    npt_log(isfinite(loss) ? NPT_LOG_NOTE : NPT_LOG_WARNING, "step %" PRId64 ": eval loss %.6g%s", s->step, loss,
+            loss < s->best_metric ? ", the best so far" : "");
+    json_array_append_new(s->log_history, json_pack("{s:f, s:o, s:I}", "epoch", s->epoch_fraction, "eval_loss",
+                                                    finite_or_null(loss), "step", (json_int_t)s->step));
+    NPT_TRY(npt_metrics_write(&t->metrics, json_pack("{s:I, s:f, s:o}", "step", (json_int_t)s->step, "epoch", s->epoch_fraction,
+                                                     "eval/loss", finite_or_null(loss)), &s->metrics_lines));
     if (!(loss < s->best_metric)) return NPT_OK;
     s->best_metric = loss;
     s->best_step = s->step;
@@ -317,6 +327,13 @@ static npt_status evaluate_and_keep_best(trainer *t)
 
 /* ---- The run ---- */
 
+static bool evaluation_due(const trainer *t)
+{
+    const npt_train_state *s = &t->state;
+    if (t->eval.dataset == NULL || s->step == 0 || s->evaluated_step == s->step) return false;
+    return s->step % t->options.eval_steps == 0 || s->step == s->total_steps;
+}
+
 static npt_status after_step(trainer *t, const step_result *r)
 {
     const npt_train_options *o = &t->options;
@@ -325,7 +342,7 @@ static npt_status after_step(trainer *t, const step_result *r)
     bool logged = s->step % o->log_steps == 0 || last || s->step == 1;
     if (logged) NPT_TRY(log_step(t, r));
     report_step(t, r, logged);
-    if (t->eval.dataset != NULL && (s->step % o->eval_steps == 0 || last)) NPT_TRY(evaluate_and_keep_best(t));
+    if (evaluation_due(t)) NPT_TRY(evaluate_and_keep_best(t));
     if (s->step % o->save_steps == 0 && !last) NPT_TRY(save_step(t));
     return NPT_OK;
 }
@@ -335,6 +352,7 @@ static npt_status save_and_stop(trainer *t, npt_status why)
 {
     char sentence[1024];
     snprintf(sentence, sizeof sentence, "%s", npt_error_message());
+    if (why == NPT_E_NUMERIC) t->state.failures_in_a_row = 0; /* who resumes has changed something, or will see */
     NPT_TRY(save_step(t));
     if (why == NPT_E_INTERRUPTED)
         return npt_fail(why, "stopped by signal %d at step %" PRId64 " of %" PRId64 "; saved as %s", t->report->signal,
@@ -349,6 +367,12 @@ static npt_status train(trainer *t)
     t->tokens_before = s->tokens;
     t->report->steps = s->step; /* until the end: where this process began */
     npt_status status = NPT_OK;
+    if (s->step >= s->total_steps && t->resumed_final) {
+        npt_log(NPT_LOG_NOTE, "the run is complete, at step %" PRId64 " of %" PRId64 ": there is nothing to do", s->step,
+                s->total_steps);
+        return NPT_OK;
+    }
+    if (evaluation_due(t)) NPT_TRY(evaluate_and_keep_best(t)); /* the one that was interrupted */
     while (s->step < s->total_steps && stop_signal == 0) {
         step_result r;
         status = take_step(t, &r);
@@ -414,6 +438,28 @@ static npt_status make_adapters(trainer *t)
     return npt_distiller_init(&t->distiller, t->setup.exec, t->setup.model, &t->setup.policy, &t->adapters, &objective);
 }
 
+static bool same_directory(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* A run goes on from its newest checkpoint only: newer ones would be taken for this run's later. */
+static npt_status check_branch(const trainer *t, const char *path)
+{
+    const char *output_dir = t->options.output_dir;
+    char *newest;
+    NPT_TRY(npt_checkpoint_find(output_dir, &newest));
+    npt_status status = NPT_OK;
+    if (newest != NULL ? !same_directory(newest, path) : npt_checkpoint_has_run(output_dir))
+        status = npt_fail(NPT_E_USAGE,
+                          "--resume %s: it is not the newest checkpoint of the run in %s; use --resume auto there, or name another "
+                          "--output_dir",
+                          path, output_dir);
+    npt_free(newest);
+    return status;
+}
+
 /* --resume: adapters and state from the newest complete checkpoint, or from the one that was named. */
 static npt_status resume(trainer *t)
 {
@@ -427,6 +473,7 @@ static npt_status resume(trainer *t)
             return NPT_OK;
         }
     } else {
+        NPT_TRY(check_branch(t, o->resume));
         path = npt_strdup(o->resume);
         if (path == NULL) return NPT_E_NOMEM;
     }
@@ -434,7 +481,11 @@ static npt_status resume(trainer *t)
                             ? npt_checkpoint_load(&checkpoint, path)
                             : npt_fail(NPT_E_IO, "--resume %s: there is no such checkpoint", path);
     if (status == NPT_OK) status = npt_loader_seek(&t->loader, t->state.epoch, t->state.position);
-    if (status == NPT_OK) npt_log(NPT_LOG_NOTE, "resumed from %s at step %" PRId64, path, t->state.step);
+    if (status == NPT_OK) {
+        npt_log(NPT_LOG_NOTE, "resumed from %s at step %" PRId64, path, t->state.step);
+        snprintf(t->report->last_checkpoint, sizeof t->report->last_checkpoint, "%s", path);
+        t->resumed_final = strstr(path, "checkpoint-final") != NULL && strcmp(o->resume, "auto") == 0;
+    }
     npt_free(path);
     return status;
 }
@@ -448,14 +499,15 @@ static npt_status prepare_output(trainer *t)
     return NPT_OK;
 }
 
-static npt_status start_metrics(trainer *t)
+static npt_status start_output(trainer *t)
 {
+    int64_t *lines = &t->state.metrics_lines;
     NPT_TRY(npt_make_directories(t->options.output_dir));
-    int64_t keep = t->state.metrics_bytes;
-    NPT_TRY(npt_metrics_open(&t->metrics, t->options.output_dir, keep));
-    if (keep > 0) return NPT_OK;
+    NPT_TRY(npt_metrics_open(&t->metrics, t->options.output_dir, lines));
+    NPT_TRY(npt_checkpoint_sweep(t->options.output_dir)); /* nobody else is here: the metrics are locked */
+    if (*lines > 0) return NPT_OK;
     return npt_metrics_write(&t->metrics, npt_describe_run(&t->options, &t->setup, &t->distiller, t->settings,
-                                                           t->state.total_steps), &t->state.metrics_bytes);
+                                                           t->state.total_steps), lines);
 }
 
 static npt_status open_run(trainer *t)
@@ -480,7 +532,8 @@ static npt_status open_run(trainer *t)
     npt_advise_rate(o, total);
     NPT_TRY(npt_loader_fill(&t->loader, true)); /* before anything is written: can the data be read? */
     NPT_TRY(npt_loader_seek(&t->loader, t->state.epoch, t->state.position));
-    return start_metrics(t);
+    if (t->eval.dataset != NULL) NPT_TRY(npt_loader_fill(&t->eval, false));
+    return start_output(t);
 }
 
 static void close_run(trainer *t)

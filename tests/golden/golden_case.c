@@ -9,8 +9,9 @@
 
 #include "files/files.h"
 
-/* Everything here goes through npt's own doors (npt_model_open, npt_adapters_load, npt_distiller_run,
- * npt_optimizer_step); only reading case.json and the arithmetic of means is the test's own. */
+/* Everything here goes through npt's own doors (npt_model_open, npt_adapters_load,
+ * npt_distiller_run, npt_optimizer_step); only reading case.json and the arithmetic of means is the
+ * test's own. */
 
 #define REQUIRE(call)                                                                              \
     do {                                                                                           \
@@ -44,8 +45,9 @@ void golden_open(golden_case *c, const char *name)
     npt_free(path);
     const json_t *layers = json_object_get(c->json, "layers");
     for (size_t i = 0, used = 0; i < json_array_size(layers); i++)
-        used += (size_t)snprintf(c->layers + used, sizeof c->layers - used, "%s%d", i > 0 ? "," : "",
-                                 (int)json_integer_value(json_array_get(layers, i)));
+        used +=
+            (size_t)snprintf(c->layers + used, sizeof c->layers - used, "%s%d", i > 0 ? "," : "",
+                             (int)json_integer_value(json_array_get(layers, i)));
 }
 
 void golden_close(golden_case *c)
@@ -127,9 +129,10 @@ void golden_run_open(golden_run *run, const golden_case *c, const golden_setup *
     const json_t *json = c->json;
     bool adam = strcmp(golden_word(json, "optimizer"), "adam") == 0;
     *run = (golden_run){.c = c, .loss_scale = setup->loss_scale > 0 ? setup->loss_scale : 1};
-    run->optimizer = (npt_optimizer_settings){.kind = adam ? NPT_OPTIMIZER_ADAM : NPT_OPTIMIZER_ADAMW,
-                                              .weight_decay = golden_real(json, "weight_decay"),
-                                              .max_grad_norm = golden_real(json, "max_grad_norm")};
+    run->optimizer =
+        (npt_optimizer_settings){.kind = adam ? NPT_OPTIMIZER_ADAM : NPT_OPTIMIZER_ADAMW,
+                                 .weight_decay = golden_real(json, "weight_decay"),
+                                 .max_grad_norm = golden_real(json, "max_grad_norm")};
     REQUIRE(npt_exec_create(&run->exec, setup->backend, setup->threads));
     open_model(run, setup);
     open_adapters(run);
@@ -160,7 +163,8 @@ void golden_batch(golden_run *run, const json_t *rows)
                          .positions = run->positions};
     run->offsets[0] = 0;
     for (size_t s = 0; s < json_array_size(rows); s++) {
-        const json_t *row = json_array_get(all, (size_t)json_integer_value(json_array_get(rows, s)));
+        const json_t *row =
+            json_array_get(all, (size_t)json_integer_value(json_array_get(rows, s)));
         const int64_t count = (int64_t)json_array_size(row);
         assert_true(batch->tokens + count <= (int64_t)NPT_COUNT(run->ids));
         for (int64_t t = 0; t < count; t++) {
@@ -230,10 +234,12 @@ double golden_step(golden_run *run, size_t step, golden_losses *losses)
     npt_gradient_fault fault;
     golden_accumulate(run, step, losses, NULL);
     double norm = npt_gradients_norm(&run->adapters, run->exec, run->loss_scale, &fault);
-    if (fault.found) fail_msg("%s: step %zu: gradient of L%d %s is not finite", run->c->name, step,
-                              fault.layer, fault.parameter);
+    if (fault.found)
+        fail_msg("%s: step %zu: gradient of L%d %s is not finite", run->c->name, step, fault.layer,
+                 fault.parameter);
     npt_optimizer_step(&run->adapters, run->exec, run->distiller.student_sites, &run->optimizer,
-                       (int64_t)step + 1, golden_real(expect, "learning_rate"), run->loss_scale, norm);
+                       (int64_t)step + 1, golden_real(expect, "learning_rate"), run->loss_scale,
+                       norm);
     REQUIRE(npt_sites_check(run->distiller.student_sites));
     return norm;
 }
@@ -282,7 +288,8 @@ static npt_status compare_parameter(void *context, int layer, npt_parameter *p)
     snprintf(gaps->names[gaps->count++], sizeof gaps->names[0], "%s", name);
     for (size_t i = 0; i < (size_t)(p->rows * p->cols); i++) {
         const double start = gradient ? 0 : (double)npt_load(before->data, before->dtype, i);
-        const double value = gradient ? (double)p->grad[i] / compare->run->loss_scale : (double)p->master[i];
+        const double value =
+            gradient ? (double)p->grad[i] / compare->run->loss_scale : (double)p->master[i];
         const double expected = (double)npt_load(truth->data, truth->dtype, i);
         golden_gap_add(gap, value - start, expected - start);
     }
@@ -310,14 +317,16 @@ static npt_status flatten(void *context, int layer, npt_parameter *p)
     flat_context *flat = context;
     const size_t n = (size_t)(p->rows * p->cols);
     (void)layer;
-    memcpy(flat->to + flat->count, flat->kind == GOLDEN_GRADIENT ? p->grad : p->master, n * sizeof(float));
+    memcpy(flat->to + flat->count, flat->kind == GOLDEN_GRADIENT ? p->grad : p->master,
+           n * sizeof(float));
     flat->count += n;
     return NPT_OK;
 }
 
 float *golden_flat(golden_run *run, golden_kind kind, size_t *count)
 {
-    flat_context flat = {kind, npt_alloc((size_t)npt_adapters_size(&run->adapters), sizeof(float)), 0};
+    flat_context flat = {kind, npt_alloc((size_t)npt_adapters_size(&run->adapters), sizeof(float)),
+                         0};
     assert_non_null(flat.to);
     REQUIRE(npt_adapters_visit(&run->adapters, flatten, &flat));
     *count = flat.count;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* A case of tests/golden/cases, and a run of it: model, adapters and distiller as npt sets them up, the
- * micro-batches as case.json lists them. Used by every test that needs a small model that really
- * trains. Failures end the test case (cmocka's assertions). White-box: needs libnptcore. */
+/* A case of tests/golden/cases, and a run of it: model, adapters and distiller as npt sets them up,
+ * the micro-batches as case.json lists them. Used by every test that needs a small model that
+ * really trains. Failures end the test case (cmocka's assertions). White-box: needs libnptcore. */
 #ifndef NPT_TESTS_GOLDEN_CASE_H
 #define NPT_TESTS_GOLDEN_CASE_H
 
@@ -32,9 +32,9 @@ typedef struct golden_setup {
     const char *backend;
     int threads;
     npt_policy_request request;
-    const char *model;   /* directory; NULL: the case's */
+    const char *model; /* directory; NULL: the case's */
     bool no_double_quantization;
-    double loss_scale;   /* 0: 1 */
+    double loss_scale; /* 0: 1 */
 } golden_setup;
 
 typedef struct golden_run {
@@ -69,7 +69,8 @@ typedef struct golden_losses {
 
 /* `rows`: a JSON list of row numbers. */
 void golden_batch(golden_run *run, const json_t *rows);
-/* Forward (and backward, gradients += …) of the micro-batch in run->batch, as part of `tokens` tokens. */
+/* Forward (and backward, gradients += …) of the micro-batch in run->batch, as part of `tokens`
+ * tokens. */
 void golden_batch_run(golden_run *run, int64_t tokens, bool backward, golden_losses *losses);
 /* Clears the gradients, runs all micro-batches of a step; `parts` (or NULL) gets each alone. */
 void golden_accumulate(golden_run *run, size_t step, golden_losses *losses, golden_losses *parts);

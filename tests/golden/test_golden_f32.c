@@ -6,14 +6,31 @@
 #include <math.h>
 
 /* F32 training against PyTorch's F64 truth, on every matmul backend: losses, hidden states, logits,
- * gradients, five optimizer steps. The limits are twice the distance that PyTorch's own F32 run has, with
- * the floors of tests/golden/README.md, and never more than the ones promised below. */
+ * gradients, five optimizer steps. The limits are twice the distance that PyTorch's own F32 run
+ * has, with the floors of tests/golden/README.md, and never more than the ones promised below. */
 
-static const char *const names[] = {"llama", "llama-adam", "llama-additive", "llama-cosine",
-    "llama-lambda-0", "llama-layers-lower", "llama-layers-upper", "llama-layerwise",
-    "llama-layerwise-plain", "llama-linear", "llama-multiplicative", "llama-plain", "llama-ragged",
-    "llama-rope-linear-bias", "llama-rope-llama3", "llama-scale-0.5", "mistral", "qwen2", "qwen3",
-    "tiny-llama", "nf4", "nf4-double"};
+static const char *const names[] = {"llama",
+                                    "llama-adam",
+                                    "llama-additive",
+                                    "llama-cosine",
+                                    "llama-lambda-0",
+                                    "llama-layers-lower",
+                                    "llama-layers-upper",
+                                    "llama-layerwise",
+                                    "llama-layerwise-plain",
+                                    "llama-linear",
+                                    "llama-multiplicative",
+                                    "llama-plain",
+                                    "llama-ragged",
+                                    "llama-rope-linear-bias",
+                                    "llama-rope-llama3",
+                                    "llama-scale-0.5",
+                                    "mistral",
+                                    "qwen2",
+                                    "qwen3",
+                                    "tiny-llama",
+                                    "nf4",
+                                    "nf4-double"};
 
 static const double loss_promise = 1e-5, gradient_promise = 1e-4, update_promise = 1e-2;
 
@@ -27,15 +44,17 @@ static double larger(double a, double b)
 
 static void near(double value, double truth, double limit, const char *name, const char *what)
 {
-    golden_assert_within(fabs(value - truth), limit * fabs(truth) + 1e-30, "%s: %s %.9g for %.9g", name, what,
-                         value, truth);
+    golden_assert_within(fabs(value - truth), limit * fabs(truth) + 1e-30, "%s: %s %.9g for %.9g",
+                         name, what, value, truth);
 }
 
-static void check_losses(const char *name, const json_t *expect, const golden_losses *losses, double limit)
+static void check_losses(const char *name, const json_t *expect, const golden_losses *losses,
+                         double limit)
 {
     near(losses->loss, golden_real(expect, "loss"), limit, name, "loss");
     near(losses->mse, golden_real(expect, "loss_mse"), limit, name, "loss_mse");
-    near(losses->regularization, golden_real(expect, "loss_regularization"), limit, name, "loss_regularization");
+    near(losses->regularization, golden_real(expect, "loss_regularization"), limit, name,
+         "loss_regularization");
 }
 
 static void check_layers(const char *name, const json_t *expect, const golden_losses *losses)
@@ -43,8 +62,10 @@ static void check_layers(const char *name, const json_t *expect, const golden_lo
     golden_gap d = {0}, reg = {0};
     const json_t *ds = json_object_get(expect, "D"), *regs = json_object_get(expect, "reg");
     for (size_t i = 0; i < json_array_size(ds); i++) {
-        near(losses->d[i], json_number_value(json_array_get(ds, i)), loss_promise, name, "D of a layer");
-        near(losses->reg[i], json_number_value(json_array_get(regs, i)), loss_promise, name, "reg of a layer");
+        near(losses->d[i], json_number_value(json_array_get(ds, i)), loss_promise, name,
+             "D of a layer");
+        near(losses->reg[i], json_number_value(json_array_get(regs, i)), loss_promise, name,
+             "reg of a layer");
         golden_gap_add(&d, losses->d[i], json_number_value(json_array_get(ds, i)));
         golden_gap_add(&reg, losses->reg[i], json_number_value(json_array_get(regs, i)));
     }
@@ -66,8 +87,12 @@ static void check_hidden(golden_run *run, const npt_st *expect)
     float *logits = npt_alloc((size_t)(tokens * vocab), sizeof *logits);
     if (npt_model_load_head(run->model, run->exec, &run->policy, run->load_sites) != NPT_OK)
         fail_msg("%s", npt_error_message());
-    const npt_env env = {.exec = run->exec, .model = run->model, .policy = &run->policy,
-                         .sites = d->teacher_sites, .arena = d->step, .batch = &run->batch};
+    const npt_env env = {.exec = run->exec,
+                         .model = run->model,
+                         .policy = &run->policy,
+                         .sites = d->teacher_sites,
+                         .arena = d->step,
+                         .batch = &run->batch};
     const int last = (int)run->model->config.layers - 1;
     for (int who = 0; who < 2; who++)
         for (int layer = 0; layer <= last + 1; layer++) {
@@ -83,9 +108,11 @@ static void check_hidden(golden_run *run, const npt_st *expect)
                 values = logits;
             }
             golden_gap gap = {0};
-            assert_int_equal(truth->bytes, (uint64_t)(tokens * (layer > last ? vocab : h.cols)) * sizeof(float));
+            assert_int_equal(truth->bytes,
+                             (uint64_t)(tokens * (layer > last ? vocab : h.cols)) * sizeof(float));
             for (size_t i = 0; i < truth->bytes / sizeof(float); i++)
-                golden_gap_add(&gap, (double)values[i], (double)npt_load(truth->data, truth->dtype, i));
+                golden_gap_add(&gap, (double)values[i],
+                               (double)npt_load(truth->data, truth->dtype, i));
             golden_assert_within(golden_gap_relative(&gap), 1e-6, "%s: %s", run->c->name, name);
         }
     npt_free(logits);
@@ -96,13 +123,16 @@ static void check_gradient(golden_run *run, const npt_st *expect, const json_t *
     golden_gaps gaps;
     const json_t *by_tensor = json_object_get(distance, "grad_by_tensor");
     golden_compare(run, GOLDEN_GRADIENT, expect, &gaps);
-    double whole = golden_gap_relative(&gaps.whole), pytorch = larger(golden_real(distance, "grad"), 1e-6);
-    golden_assert_within(whole, fmin(gradient_promise, 2 * pytorch), "%s: the gradient", run->c->name);
+    double whole = golden_gap_relative(&gaps.whole),
+           pytorch = larger(golden_real(distance, "grad"), 1e-6);
+    golden_assert_within(whole, fmin(gradient_promise, 2 * pytorch), "%s: the gradient",
+                         run->c->name);
     worst_gradient = larger(worst_gradient, whole / pytorch);
     for (int i = 0; i < gaps.count; i++) {
         pytorch = larger(golden_real(by_tensor, gaps.names[i]), 1e-6);
         double gap = golden_gap_relative(&gaps.tensors[i]);
-        golden_assert_within(gap, fmin(gradient_promise, 2 * pytorch), "%s: gradient of %s", run->c->name, gaps.names[i]);
+        golden_assert_within(gap, fmin(gradient_promise, 2 * pytorch), "%s: gradient of %s",
+                             run->c->name, gaps.names[i]);
         worst_tensor = larger(worst_tensor, gap / pytorch);
     }
     assert_int_equal((size_t)gaps.count, json_object_size(by_tensor));
@@ -113,11 +143,12 @@ static void check_update(golden_run *run, const npt_st *expect, const json_t *di
     golden_gaps gaps;
     if (json_is_true(json_object_get(run->c->json, "after_not_stored"))) return;
     golden_compare(run, GOLDEN_UPDATE, expect, &gaps);
-    double whole = golden_gap_relative(&gaps.whole), pytorch = larger(golden_real(distance, "update"), 1e-5);
+    double whole = golden_gap_relative(&gaps.whole),
+           pytorch = larger(golden_real(distance, "update"), 1e-5);
     golden_assert_within(whole, fmin(update_promise, 2 * pytorch), "%s: the update", run->c->name);
     for (int i = 0; i < gaps.count; i++)
-        golden_assert_within(golden_gap_relative(&gaps.tensors[i]), update_promise, "%s: update of %s", run->c->name,
-                             gaps.names[i]);
+        golden_assert_within(golden_gap_relative(&gaps.tensors[i]), update_promise,
+                             "%s: update of %s", run->c->name, gaps.names[i]);
     worst_update = larger(worst_update, whole / pytorch);
 }
 
@@ -129,7 +160,8 @@ static void check_case(const char *name, const char *backend)
     golden_open(&c, name);
     const golden_setup setup = {.backend = backend, .threads = 1};
     golden_run_open(&run, &c, &setup);
-    const json_t *first = json_object_get(c.json, "first_step"), *steps = json_object_get(c.json, "steps");
+    const json_t *first = json_object_get(c.json, "first_step"),
+                 *steps = json_object_get(c.json, "steps");
     const json_t *distance = json_object_get(json_object_get(c.json, "pytorch_distance"), "f32");
     npt_st *expect = golden_tensors(&c, "expect.safetensors");
     check_hidden(&run, expect);
@@ -162,8 +194,10 @@ static void check_backend(const char *backend)
     }
     worst_loss = worst_gradient = worst_tensor = worst_update = 0;
     for (size_t i = 0; i < NPT_COUNT(names); i++) check_case(names[i], backend);
-    printf("# %s, F32: losses within %.1e; worst distance as a multiple of PyTorch's: gradient %.2f, one tensor of it %.2f, "
-           "update %.2f\n", backend, worst_loss, worst_gradient, worst_tensor, worst_update);
+    printf("# %s, F32: losses within %.1e; worst distance as a multiple of PyTorch's: gradient "
+           "%.2f, one tensor of it %.2f, "
+           "update %.2f\n",
+           backend, worst_loss, worst_gradient, worst_tensor, worst_update);
 }
 
 static void reference_agrees(void **state)

@@ -8,8 +8,8 @@
 #include "tensor/nf4.h"
 #include "unit/temp_dir.h"
 
-/* A 4-bit base is nothing but its decoded values: training on it is F32 training on an F32 checkpoint that
- * holds level × absmax. (That both are PyTorch's is test_golden_f32's to say.) */
+/* A 4-bit base is nothing but its decoded values: training on it is F32 training on an F32
+ * checkpoint that holds level × absmax. (That both are PyTorch's is test_golden_f32's to say.) */
 
 typedef struct decoder {
     const npt_model *model;
@@ -27,15 +27,20 @@ static void add_floats(decoder *d, const char *name, const npt_weight *w)
     npt_nf4_dequantize(w->data, w->absmax, w->levels, (size_t)(w->rows * w->cols), values, NPT_F32);
     assert_true(d->count < (int)NPT_COUNT(d->kept));
     d->kept[d->count++] = values;
-    assert_int_equal(npt_st_writer_add(d->writer, name, NPT_F32, 2, shape, values, NULL, NULL), NPT_OK);
+    assert_int_equal(npt_st_writer_add(d->writer, name, NPT_F32, 2, shape, values, NULL, NULL),
+                     NPT_OK);
 }
 
 static void add_block(decoder *d, int layer)
 {
     const npt_block_weights *b = &d->model->blocks[layer];
-    const struct { const char *part; const npt_weight *w; } linears[] = {
-        {"self_attn.q_proj", &b->q}, {"self_attn.k_proj", &b->k}, {"self_attn.v_proj", &b->v}, {"self_attn.o_proj", &b->o},
-        {"mlp.gate_proj", &b->gate}, {"mlp.up_proj", &b->up}, {"mlp.down_proj", &b->down}};
+    const struct {
+        const char *part;
+        const npt_weight *w;
+    } linears[] = {{"self_attn.q_proj", &b->q}, {"self_attn.k_proj", &b->k},
+                   {"self_attn.v_proj", &b->v}, {"self_attn.o_proj", &b->o},
+                   {"mlp.gate_proj", &b->gate}, {"mlp.up_proj", &b->up},
+                   {"mlp.down_proj", &b->down}};
     for (size_t i = 0; i < NPT_COUNT(linears); i++) {
         char name[128];
         snprintf(name, sizeof name, "model.layers.%d.%s.weight", layer, linears[i].part);
@@ -46,7 +51,8 @@ static void add_block(decoder *d, int layer)
 static bool is_float(const npt_st_tensor *t)
 {
     const size_t length = strlen(t->name);
-    return length > 7 && strcmp(t->name + length - 7, ".weight") == 0 && npt_dtype_is_float(t->dtype);
+    return length > 7 && strcmp(t->name + length - 7, ".weight") == 0 &&
+           npt_dtype_is_float(t->dtype);
 }
 
 /* The loaded model as an F32 checkpoint in `directory`. */
@@ -58,7 +64,9 @@ static void write_decoded(const npt_model *model, const char *directory)
     for (size_t i = 0; i < npt_st_count(model->st); i++) {
         const npt_st_tensor *t = npt_st_at(model->st, i);
         if (is_float(t))
-            assert_int_equal(npt_st_writer_add(d.writer, t->name, t->dtype, t->rank, t->shape, t->data, NULL, NULL), NPT_OK);
+            assert_int_equal(npt_st_writer_add(d.writer, t->name, t->dtype, t->rank, t->shape,
+                                               t->data, NULL, NULL),
+                             NPT_OK);
     }
     for (int layer = 0; layer < (int)model->config.layers; layer++) add_block(&d, layer);
     assert_int_equal(npt_st_writer_commit(d.writer), NPT_OK);
@@ -85,7 +93,8 @@ static void check_same(golden_run *run, golden_run *decoded, golden_kind kind, d
     assert_int_equal(count, count_decoded);
     if (limit == 0) assert_memory_equal(a, b, count * sizeof *a);
     for (size_t i = 0; i < count; i++) golden_gap_add(&gap, (double)a[i], (double)b[i]);
-    golden_assert_within(golden_gap_relative(&gap), limit, "%s: decoded weights give another result", run->c->name);
+    golden_assert_within(golden_gap_relative(&gap), limit,
+                         "%s: decoded weights give another result", run->c->name);
     npt_free(a);
     npt_free(b);
 }
@@ -147,7 +156,9 @@ static void quantized_on_load(void **state)
         const golden_setup setup = {.backend = "reference", .threads = 1};
         golden_run_open(&run, &c, &setup);
         char *model = npt_test_path("tests/golden/models/llama-rope-llama3");
-        const golden_setup on_load = {.backend = "reference", .threads = 1, .model = model,
+        const golden_setup on_load = {.backend = "reference",
+                                      .threads = 1,
+                                      .model = model,
                                       .request = {.use_quantization = true},
                                       .no_double_quantization = twice == 0};
         golden_run_open(&plain, &c, &on_load);
@@ -166,7 +177,8 @@ static void quantized_on_load(void **state)
 int main(void)
 {
     const npt_case cases[] = {
-        NPT_CASE("training on NF4 is, bit for bit, F32 training on the decoded weights", decoded_bits),
+        NPT_CASE("training on NF4 is, bit for bit, F32 training on the decoded weights",
+                 decoded_bits),
         NPT_CASE("the same with vendor products, to rounding", decoded_nearly),
         NPT_CASE("quantizing on load gives what the stored checkpoint gives", quantized_on_load),
     };

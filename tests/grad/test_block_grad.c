@@ -7,13 +7,13 @@
 
 #include "base/rng.h"
 
-/* The whole backward pass against central differences of the loss it belongs to, along random directions
- * in the space of one adapter tensor. Independent of PyTorch, and of what the golden cases leave out:
- * mixed mode, and windows and teacher forcing together.
+/* The whole backward pass against central differences of the loss it belongs to, along random
+ * directions in the space of one adapter tensor. Independent of PyTorch, and of what the golden
+ * cases leave out: mixed mode, and windows and teacher forcing together.
  *
- * A loss is known to about 1e-7 of itself, so a slope to that over the step; the limit is this and 1e-3 of
- * the slope, and the test demands that both together are below 2 % of it: a term that is missing or
- * doubled changes it by far more. */
+ * A loss is known to about 1e-7 of itself, so a slope to that over the step; the limit is this and
+ * 1e-3 of the slope, and the test demands that both together are below 2 % of it: a term that is
+ * missing or doubled changes it by far more. */
 
 enum { MIXED_SEED = 2 };
 
@@ -33,7 +33,8 @@ static double loss_at(direction_context *d, double step, const npt_batch *batch)
     return losses.loss;
 }
 
-/* A direction of the tensor's own size that leans on the gradient: half its sign, half at random. */
+/* A direction of the tensor's own size that leans on the gradient: half its sign, half at random.
+ */
 static void choose(direction_context *d, uint64_t stream)
 {
     const int64_t n = d->p->rows * d->p->cols;
@@ -62,9 +63,10 @@ static void check_parameter(golden_run *run, int layer, npt_parameter *p, const 
     const double far = (loss_at(&d, 2 * step, batch) - loss_at(&d, -2 * step, batch)) / (4 * step);
     const double truth = (4 * near - far) / 3;
     const double limit = 1e-3 * fabs(truth) + 1e-7 * loss_at(&d, 0, batch) / step;
-    golden_assert_within(limit, 0.02 * fabs(truth), "%s: L%d %s: too small a slope", run->c->name, layer, p->name);
-    golden_assert_within(fabs(slope - truth), limit, "%s: L%d %s: slope %.8g for %.8g", run->c->name, layer,
-                         p->name, slope, truth);
+    golden_assert_within(limit, 0.02 * fabs(truth), "%s: L%d %s: too small a slope", run->c->name,
+                         layer, p->name);
+    golden_assert_within(fabs(slope - truth), limit, "%s: L%d %s: slope %.8g for %.8g",
+                         run->c->name, layer, p->name, slope, truth);
     memcpy(p->master, d.start, n * sizeof(float));
     npt_free(d.start);
     npt_free(d.direction);

@@ -5,8 +5,8 @@
 
 #include <math.h>
 
-/* The same bits whatever the number of threads, and the same mathematics however a batch is cut into
- * micro-batches. */
+/* The same bits whatever the number of threads, and the same mathematics however a batch is cut
+ * into micro-batches. */
 
 typedef struct three_steps {
     golden_losses losses[3];
@@ -40,7 +40,8 @@ static void check_threads(const char *name, npt_policy_request request, double l
     static const char *const backends[] = {"reference", "native"};
     for (size_t b = 0; b < NPT_COUNT(backends); b++) {
         three_steps one, more;
-        golden_setup setup = {.backend = backends[b], .threads = 1, .request = request, .loss_scale = loss_scale};
+        golden_setup setup = {
+            .backend = backends[b], .threads = 1, .request = request, .loss_scale = loss_scale};
         take_steps(name, &setup, &one);
         for (int threads = 2; threads <= 3; threads++) {
             setup.threads = threads;
@@ -87,7 +88,8 @@ static float *accumulate(golden_run *run, size_t size, golden_losses *losses, si
     int64_t tokens = 0;
     const json_t *rows = json_object_get(run->c->json, "rows");
     const int64_t held = (int64_t)json_array_size(rows);
-    for (int64_t i = 0; i < ROWS; i++) tokens += (int64_t)json_array_size(json_array_get(rows, (size_t)(i % held)));
+    for (int64_t i = 0; i < ROWS; i++)
+        tokens += (int64_t)json_array_size(json_array_get(rows, (size_t)(i % held)));
     *losses = (golden_losses){0};
     npt_gradients_clear(&run->adapters);
     for (size_t first = 0; first < ROWS; first += size) {
@@ -109,11 +111,12 @@ static double relative(double a, double b)
     return fabs(a - b) / fabs(b);
 }
 
-/* Batch 8 × 1 against 2 × 4 and against each sequence alone: what a sequence's neighbours are does not
- * matter, nor how long they are. */
+/* Batch 8 × 1 against 2 × 4 and against each sequence alone: what a sequence's neighbours are does
+ * not matter, nor how long they are. */
 static void batches_do_not_matter(void **state)
 {
-    static const char *const names[] = {"llama", "llama-layerwise", "mistral", "qwen3", "llama-plain"};
+    static const char *const names[] = {"llama", "llama-layerwise", "mistral", "qwen3",
+                                        "llama-plain"};
     static const size_t sizes[] = {2, 1};
     (void)state;
     for (size_t n = 0; n < NPT_COUNT(names); n++) {
@@ -128,10 +131,13 @@ static void batches_do_not_matter(void **state)
         for (size_t s = 0; s < NPT_COUNT(sizes); s++) {
             golden_gap gap = {0};
             float *gradient = accumulate(&run, sizes[s], &cut, &count);
-            for (size_t i = 0; i < count; i++) golden_gap_add(&gap, (double)gradient[i], (double)truth[i]);
-            golden_assert_within(golden_gap_relative(&gap), 1e-6, "%s: gradient of micro-batches of %zu", names[n], sizes[s]);
+            for (size_t i = 0; i < count; i++)
+                golden_gap_add(&gap, (double)gradient[i], (double)truth[i]);
+            golden_assert_within(golden_gap_relative(&gap), 1e-6,
+                                 "%s: gradient of micro-batches of %zu", names[n], sizes[s]);
             golden_assert_within(relative(cut.mse, whole.mse), 1e-6, "%s: loss", names[n]);
-            golden_assert_within(relative(cut.regularization, whole.regularization), 1e-6, "%s: regularization", names[n]);
+            golden_assert_within(relative(cut.regularization, whole.regularization), 1e-6,
+                                 "%s: regularization", names[n]);
             npt_free(gradient);
         }
         npt_free(truth);
@@ -152,15 +158,18 @@ static void neighbours_do_not_matter(void **state)
     golden_run_open(&run, &c, &setup);
     json_t *all = json_pack("[i,i,i]", 1, 0, 2), *alone = json_pack("[i]", 0);
     golden_batch(&run, all);
-    const int64_t first = run.offsets[1], tokens = run.offsets[2] - first, width = run.model->config.hidden;
+    const int64_t first = run.offsets[1], tokens = run.offsets[2] - first,
+                  width = run.model->config.hidden;
     const int last = (int)run.model->config.layers - 1;
     golden_batch_run(&run, run.batch.tokens, false, &losses);
     float *beside = npt_alloc((size_t)(tokens * width), sizeof *beside);
-    memcpy(beside, (float *)run.distiller.student_h[last].data + first * width, (size_t)(tokens * width) * sizeof *beside);
+    memcpy(beside, (float *)run.distiller.student_h[last].data + first * width,
+           (size_t)(tokens * width) * sizeof *beside);
     golden_batch(&run, alone);
     assert_int_equal(run.batch.tokens, tokens);
     golden_batch_run(&run, tokens, false, &losses);
-    assert_memory_equal(beside, run.distiller.student_h[last].data, (size_t)(tokens * width) * sizeof *beside);
+    assert_memory_equal(beside, run.distiller.student_h[last].data,
+                        (size_t)(tokens * width) * sizeof *beside);
     npt_free(beside);
     json_decref(all);
     json_decref(alone);
@@ -174,7 +183,8 @@ int main(void)
         NPT_CASE("one, two and three threads give the same bits in F32", threads_in_f32),
         NPT_CASE("one, two and three threads give the same bits in halves", threads_in_halves),
         NPT_CASE("one, two and three threads give the same bits on an NF4 base", threads_in_nf4),
-        NPT_CASE("batch 8 × 1, 2 × 4 and 1 × 8 have the same losses and gradients", batches_do_not_matter),
+        NPT_CASE("batch 8 × 1, 2 × 4 and 1 × 8 have the same losses and gradients",
+                 batches_do_not_matter),
         NPT_CASE("a sequence is the same alone and beside others", neighbours_do_not_matter),
     };
     return npt_test_run("determinism", cases, NPT_COUNT(cases));

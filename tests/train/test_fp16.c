@@ -10,10 +10,11 @@
 #include "train/scaler.h"
 #include "unit/temp_dir.h"
 
-/* What goes wrong in fp16, and that npt says where: gradients that overflow at the loss scale, a forward
- * that no loss scale mends, and updates smaller than a half can hold. */
+/* What goes wrong in fp16, and that npt says where: gradients that overflow at the loss scale, a
+ * forward that no loss scale mends, and updates smaller than a half can hold. */
 
-static const golden_setup fp16 = {.backend = "native", .threads = 1, .request = {.use_fp16 = true}, .loss_scale = 65536};
+static const golden_setup fp16 = {
+    .backend = "native", .threads = 1, .request = {.use_fp16 = true}, .loss_scale = 65536};
 
 static void first_batch(golden_run *run, bool backward)
 {
@@ -45,7 +46,8 @@ static bool is_finite_at(golden_run *run, double scale, npt_gradient_fault *faul
     return !fault->found;
 }
 
-/* The penalty λ/(L·T)·add × scale of a large `add` is the first thing to overflow: layer 1's add. */
+/* The penalty λ/(L·T)·add × scale of a large `add` is the first thing to overflow: layer 1's add.
+ */
 static void overflow_is_found_and_mended(void **state)
 {
     golden_case c;
@@ -64,7 +66,8 @@ static void overflow_is_found_and_mended(void **state)
     run.distiller.watch = &watch;
     while (!is_finite_at(&run, scaler.scale, &fault)) {
         if (skipped++ == 0) {
-            /* the first tensor in the order of files, to which infinity came down; the watch has the source */
+            /* the first tensor in the order of files, to which infinity came down; the watch has
+             * the source */
             assert_int_equal(fault.layer, 0);
             assert_string_equal(fault.parameter, "A_proj");
             assert_true(watch.found);
@@ -106,7 +109,9 @@ static void write_loud_model(const golden_case *c, int layer, const char *direct
             for (size_t k = 0; k < n; k++)
                 npt_store(kept[count - 1], t->dtype, k, 256 * npt_load(t->data, t->dtype, k));
         }
-        assert_int_equal(npt_st_writer_add(writer, t->name, t->dtype, t->rank, t->shape, data, NULL, NULL), NPT_OK);
+        assert_int_equal(
+            npt_st_writer_add(writer, t->name, t->dtype, t->rank, t->shape, data, NULL, NULL),
+            NPT_OK);
     }
     assert_int_equal(count, 2);
     assert_int_equal(npt_st_writer_commit(writer), NPT_OK);
@@ -126,7 +131,8 @@ static void write_loud_model(const golden_case *c, int layer, const char *direct
     free(model);
 }
 
-/* silu(g)·up of finite g and up above 65504: no loss scale mends it, and the watch names the place. */
+/* silu(g)·up of finite g and up above 65504: no loss scale mends it, and the watch names the place.
+ */
 static void broken_forward_is_named(void **state)
 {
     golden_case c;
@@ -144,7 +150,9 @@ static void broken_forward_is_named(void **state)
     run.distiller.watch = &watch;
     assert_false(is_finite_at(&run, 1, &fault));
     assert_true(watch.found);
-    assert_string_equal(npt_site_label(watch.site, watch.layer, watch.direction, label, sizeof label), "L01.mlp_act");
+    assert_string_equal(
+        npt_site_label(watch.site, watch.layer, watch.direction, label, sizeof label),
+        "L01.mlp_act");
     assert_true(watch.count > 0);
     assert_true(watch.max_abs <= 65504);
     golden_run_close(&run);
@@ -166,13 +174,15 @@ static float *values_of(golden_run *run)
 {
     const npt_parameter *p = &run->adapters.adapter[0].parameters[0];
     float *values = npt_alloc((size_t)(p->rows * p->cols), sizeof *values);
-    for (int64_t i = 0; i < p->rows * p->cols; i++) values[i] = npt_load(p->value, run->adapters.dtype, (size_t)i);
+    for (int64_t i = 0; i < p->rows * p->cols; i++)
+        values[i] = npt_load(p->value, run->adapters.dtype, (size_t)i);
     return values;
 }
 
-/* Takes `steps` steps of a rate far below half an ulp of the larger weights; the share of those weights
- * (|w| ≥ 2^-5: half an ulp is 2^-16) whose half value moved. `master` false: the master is rounded after every step,
- * as if there were none. */
+/* Takes `steps` steps of a rate far below half an ulp of the larger weights; the share of those
+ * weights
+ * (|w| ≥ 2^-5: half an ulp is 2^-16) whose half value moved. `master` false: the master is rounded
+ * after every step, as if there were none. */
 static double share_moved(const golden_case *c, int steps, bool master)
 {
     golden_run run;
@@ -185,9 +195,10 @@ static double share_moved(const golden_case *c, int steps, bool master)
         first_batch(&run, true);
         double norm = npt_gradients_norm(&run.adapters, run.exec, run.loss_scale, &fault);
         assert_false(fault.found);
-        npt_optimizer_step(&run.adapters, run.exec, run.distiller.student_sites, &run.optimizer, step, 2e-6, run.loss_scale,
-                           norm);
-        for (int64_t i = 0; !master && i < p->rows * p->cols; i++) p->master[i] = npt_load(p->value, NPT_F16, (size_t)i);
+        npt_optimizer_step(&run.adapters, run.exec, run.distiller.student_sites, &run.optimizer,
+                           step, 2e-6, run.loss_scale, norm);
+        for (int64_t i = 0; !master && i < p->rows * p->cols; i++)
+            p->master[i] = npt_load(p->value, NPT_F16, (size_t)i);
     }
     float *after = values_of(&run);
     int64_t large = 0, moved = 0;
@@ -209,14 +220,16 @@ static void masters_keep_small_updates(void **state)
     (void)state;
     golden_open(&c, "llama");
     const double with = share_moved(&c, 40, true), without = share_moved(&c, 40, false);
-    printf("# share of large weights moved after 40 steps of 2e-6: %.2f with F32 masters, %.2f without\n", with, without);
+    printf("# share of large weights moved after 40 steps of 2e-6: %.2f with F32 masters, %.2f "
+           "without\n",
+           with, without);
     assert_true(without == 0);
     assert_true(with > 0.5);
     golden_close(&c);
 }
 
-/* The adapter is always the rounding of its master, and AdamW on the master is finite where it is not in
- * fp16: ε = 1e-8 is 0 there, and a zero gradient would give 0/0. */
+/* The adapter is always the rounding of its master, and AdamW on the master is finite where it is
+ * not in fp16: ε = 1e-8 is 0 there, and a zero gradient would give 0/0. */
 static void zero_gradients_are_harmless(void **state)
 {
     golden_case c;
@@ -225,7 +238,8 @@ static void zero_gradients_are_harmless(void **state)
     golden_open(&c, "llama");
     golden_run_open(&run, &c, &fp16);
     npt_gradients_clear(&run.adapters);
-    npt_optimizer_step(&run.adapters, run.exec, run.distiller.student_sites, &run.optimizer, 1, 1e-3, 65536, 0);
+    npt_optimizer_step(&run.adapters, run.exec, run.distiller.student_sites, &run.optimizer, 1,
+                       1e-3, 65536, 0);
     const npt_parameter *p = &run.adapters.adapter[2].parameters[1];
     for (int64_t i = 0; i < p->rows * p->cols; i++) {
         uint16_t rounded;
@@ -240,9 +254,11 @@ static void zero_gradients_are_harmless(void **state)
 int main(void)
 {
     const npt_case cases[] = {
-        NPT_CASE("gradients that overflow are named, and a lower scale mends them", overflow_is_found_and_mended),
+        NPT_CASE("gradients that overflow are named, and a lower scale mends them",
+                 overflow_is_found_and_mended),
         NPT_CASE("a forward that overflows is named by layer and site", broken_forward_is_named),
-        NPT_CASE("updates below half an ulp add up in the F32 master, and are lost without", masters_keep_small_updates),
+        NPT_CASE("updates below half an ulp add up in the F32 master, and are lost without",
+                 masters_keep_small_updates),
         NPT_CASE("zero gradients do no harm in fp16", zero_gradients_are_harmless),
     };
     return npt_test_run("fp16", cases, NPT_COUNT(cases));

@@ -5,7 +5,8 @@
 
 #include "train/scaler.h"
 
-/* precision.md §4: 65536, ×2 after 2000 unskipped steps while finite, ×0.5 at a skipped one, below 1 the end. */
+/* precision.md §4: 65536, ×2 after 2000 unskipped steps while finite, ×0.5 at a skipped one, below
+ * 1 the end. */
 
 static void grow(npt_scaler *scaler, int steps)
 {
@@ -58,7 +59,8 @@ static void stays_finite(void **state)
     (void)state;
     npt_scaler_init(&scaler, true, 65536);
     for (int i = 0; i < 200; i++) grow(&scaler, 2000);
-    assert_true((double)(float)scaler.scale == scaler.scale); /* finite in F32, and so is its reciprocal */
+    assert_true((double)(float)scaler.scale ==
+                scaler.scale); /* finite in F32, and so is its reciprocal */
     assert_true(1 / (float)scaler.scale > 0);
 }
 
@@ -78,7 +80,8 @@ int main(void)
 {
     const npt_case cases[] = {
         NPT_CASE("the scale doubles after every 2000 steps", doubles_every_2000),
-        NPT_CASE("a skipped step halves it and starts the count again", a_skipped_step_starts_the_count_again),
+        NPT_CASE("a skipped step halves it and starts the count again",
+                 a_skipped_step_starts_the_count_again),
         NPT_CASE("below 1 the forward is broken", ends_below_one),
         NPT_CASE("the scale and its reciprocal stay finite in F32", stays_finite),
         NPT_CASE("switched off it is 1 for ever", off_is_one),

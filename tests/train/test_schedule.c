@@ -7,18 +7,22 @@
 
 #include "train/schedule.h"
 
-/* Against the formulas of transformers' get_scheduler (method.md §5); its values are in the golden cases. */
+/* Against the formulas of transformers' get_scheduler (method.md §5); its values are in the golden
+ * cases. */
 
-static void assert_factor(npt_scheduler scheduler, int64_t taken, int64_t warmup, int64_t total, double truth)
+static void assert_factor(npt_scheduler scheduler, int64_t taken, int64_t warmup, int64_t total,
+                          double truth)
 {
     double factor = npt_schedule_factor(scheduler, taken, warmup, total);
     if (!(fabs(factor - truth) <= 1e-15))
-        fail_msg("after %d steps, warm-up %d of %d: %.17g, not %.17g", (int)taken, (int)warmup, (int)total, factor, truth);
+        fail_msg("after %d steps, warm-up %d of %d: %.17g, not %.17g", (int)taken, (int)warmup,
+                 (int)total, factor, truth);
 }
 
 static void warm_up(void **state)
 {
-    static const npt_scheduler all[] = {NPT_SCHEDULER_LINEAR, NPT_SCHEDULER_COSINE, NPT_SCHEDULER_CONSTANT_WITH_WARMUP};
+    static const npt_scheduler all[] = {NPT_SCHEDULER_LINEAR, NPT_SCHEDULER_COSINE,
+                                        NPT_SCHEDULER_CONSTANT_WITH_WARMUP};
     (void)state;
     for (size_t i = 0; i < NPT_COUNT(all); i++)
         for (int64_t n = 0; n <= 7; n++) assert_factor(all[i], n, 7, 100, (double)n / 7);
@@ -27,8 +31,10 @@ static void warm_up(void **state)
 static void linear(void **state)
 {
     (void)state;
-    for (int64_t n = 7; n <= 100; n++) assert_factor(NPT_SCHEDULER_LINEAR, n, 7, 100, (double)(100 - n) / 93);
-    for (int64_t n = 0; n <= 10; n++) assert_factor(NPT_SCHEDULER_LINEAR, n, 0, 10, (double)(10 - n) / 10);
+    for (int64_t n = 7; n <= 100; n++)
+        assert_factor(NPT_SCHEDULER_LINEAR, n, 7, 100, (double)(100 - n) / 93);
+    for (int64_t n = 0; n <= 10; n++)
+        assert_factor(NPT_SCHEDULER_LINEAR, n, 0, 10, (double)(10 - n) / 10);
     assert_factor(NPT_SCHEDULER_LINEAR, 200, 7, 100, 0);
 }
 
