@@ -156,12 +156,14 @@ static void at_least(const npt_matmul_desc *desc, const npt_native_ops *ops, siz
     if (all > *shared_bytes) *shared_bytes = all;
 }
 
-/* The CPU is not known here: room for whichever route needs most. */
+/* Room for whichever route of this CPU needs most. The others are not asked: even a filler is
+ * compiled for its instruction set, and would be an illegal instruction elsewhere. */
 static void native_plan(const npt_matmul_desc *desc, int workers, size_t *worker_bytes,
                         size_t *shared_bytes)
 {
     static const npt_cpu levels[] = {{.level = NPT_CPU_AVX2}, {.level = NPT_CPU_AVX512}};
     npt_native_ops ops;
+    npt_cpu here;
     (void)workers;
     *worker_bytes = *shared_bytes = 0;
     if (few_tokens(desc)) {
@@ -169,12 +171,14 @@ static void native_plan(const npt_matmul_desc *desc, int workers, size_t *worker
         *shared_bytes = (size_t)(desc->m * round_up(desc->k, NPT_NATIVE_MAX_LANES)) * sizeof(float);
         return;
     }
+    if (npt_cpu_detect(&here) != NPT_OK) return; /* as in npt_exec_create(), which said why */
     for (size_t i = 0; i < sizeof(levels) / sizeof(levels[0]); i++) {
+        if (levels[i].level > here.level) break;
         npt_matmul_native_ops(&levels[i], &ops);
         at_least(desc, &ops, worker_bytes, shared_bytes);
     }
 #ifdef HAVE_ISA_AMX
-    if (amx_pieces(desc) == 0) return;
+    if (amx_pieces(desc) == 0 || (here.features & NPT_CPU_AMX_BF16) == 0) return;
     npt_matmul_fill_amx(&ops, amx_pieces(desc));
     at_least(desc, &ops, worker_bytes, shared_bytes);
 #endif
