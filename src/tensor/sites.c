@@ -65,7 +65,7 @@ static const site_row table[NPT_SITE_COUNT] = {
     ROW(ROPE,            "rope",            ACCUM,   ACT,     ROPE,      1, EVERY,   1, EVERY,   0),
     ROW(ATTN,            "attn",            ACCUM,   ACT,     Q,         1, EVERY,   1, EVERY,   0),
     ROW(ATTN_OUT,        "attn_out",        ACCUM,   ACT,     HIDDEN,    1, EVERY,   1, NPT,     0),
-    ROW(RESIDUAL_ATTN,   "residual_attn",   ACCUM,   ACT,     HIDDEN,    1, STANDARD, 0, NEVER,   0),
+    ROW(RESIDUAL_ATTN,  "residual_attn",   ACCUM,   ACT,     HIDDEN,    1, STANDARD, 0, NEVER,   0),
     ROW(ADAPTER_IN,      "adapter_in",      ACT,     ADAPTER, HIDDEN,    1, NPT,     1, NPT,     0),
     ROW(Z,               "z",               ACCUM,   ADAPTER, RANK,      1, NPT,     1, NPT,     0),
     ROW(ADD,             "add",             ACCUM,   ADAPTER, INTER,     1, ADD,     1, ADD,     0),
