@@ -19,8 +19,8 @@ typedef enum site_width {
     WIDTH_KV,
     WIDTH_RANK,
     WIDTH_ROPE,
-    WIDTH_BLOCK_IO,
-    WIDTH_ADAPTER_IO,
+    WIDTH_BLOCK,
+    WIDTH_ADAPTER,
     WIDTH_NONE
 } site_width;
 
@@ -80,8 +80,8 @@ static const site_row table[NPT_SITE_COUNT] = {
     ROW(RESIDUAL,        "residual",        ACCUM,   ACT,     HIDDEN,    1, EVERY,   1, EVERY,   0),
     ROW(NORM_FINAL,      "norm_final",      ACCUM,   ACT,     HIDDEN,    2, MODEL,   0, NEVER,   0),
     ROW(LOGITS,          "logits",          ACCUM,   LOSS,    NONE,      1, MODEL,   0, NEVER,   0),
-    ROW(OPERAND,         "operand",         ACT,     COMPUTE, BLOCK_IO,  1, EVERY,   1, EVERY,   0),
-    ROW(ADAPTER_OPERAND, "adapter_operand", ADAPTER, COMPUTE, ADAPTER_IO, 1, NPT,     1, NPT,     0),
+    ROW(OPERAND,         "operand",         ACT,     COMPUTE, BLOCK,     1, EVERY,   1, EVERY,   0),
+    ROW(ADAPTER_OPERAND, "adapter_operand", ADAPTER, COMPUTE, ADAPTER,   1, NPT,      1, NPT,     0),
     ROW(UPDATE,          "update",          MASTER,  ADAPTER, NONE,      1, NPT,     0, NEVER,   0),
 };
 /* clang-format on */
@@ -152,8 +152,8 @@ static int64_t width_of(const site_row *row, const npt_site_block *block, int64_
     case WIDTH_KV: return block->kv_width;
     case WIDTH_RANK: return block->rank;
     case WIDTH_ROPE: return block->q_width + block->kv_width;
-    case WIDTH_BLOCK_IO: return operand_width(block, direction);
-    case WIDTH_ADAPTER_IO: return adapter_operand_width(block, direction);
+    case WIDTH_BLOCK: return operand_width(block, direction);
+    case WIDTH_ADAPTER: return adapter_operand_width(block, direction);
     case WIDTH_NONE: return 0;
     }
     return 0;
