@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
-check_PROGRAMS += tests/kern/test_matmul.test
+check_PROGRAMS += tests/unit/test_exec.test tests/kern/test_matmul.test
+tests_unit_test_exec_test_SOURCES = tests/unit/test_exec.c tests/npt_test.h
 tests_kern_test_matmul_test_SOURCES = \
   tests/kern/test_matmul.c \
   tests/kern/matmul_rig.h \

@@ -6,8 +6,9 @@
 
 #include "tensor/matmul.h"
 
-extern const npt_matmul_backend npt_matmul_native;   /* HAVE_ISA_AVX2 */
-extern const npt_matmul_backend npt_matmul_openblas; /* HAVE_OPENBLAS */
-extern const npt_matmul_backend npt_matmul_onednn;   /* HAVE_ONEDNN, HAVE_ISA_AVX2 */
+extern const npt_matmul_backend npt_matmul_native;      /* HAVE_ISA_AVX2 */
+extern const npt_matmul_backend npt_matmul_openblas;    /* HAVE_OPENBLAS */
+extern const npt_matmul_backend npt_matmul_onednn;      /* HAVE_ONEDNN, HAVE_ISA_AVX2 */
+extern const npt_matmul_backend npt_matmul_onednn_bf16; /* the same, for BF16 × BF16 alone */
 
 #endif

@@ -9,6 +9,7 @@ endif
 # One convenience library an instruction set; nothing else is compiled with its flags.
 if AVX2
 libnptcore_la_SOURCES += \
+  src/cpu/matmul_blocked.c \
   src/cpu/matmul_native.c \
   src/cpu/matmul_native.h
 if ONEDNN
@@ -27,6 +28,13 @@ noinst_LTLIBRARIES += libnptavx512.la
 libnptavx512_la_CFLAGS = $(AM_CFLAGS) $(NPT_AVX512_CFLAGS)
 libnptavx512_la_SOURCES = src/cpu/matmul_avx512.c
 libnptcore_la_LIBADD += libnptavx512.la
+endif
+
+if AMX
+noinst_LTLIBRARIES += libnptamx.la
+libnptamx_la_CFLAGS = $(AM_CFLAGS) $(NPT_AMX_CFLAGS)
+libnptamx_la_SOURCES = src/cpu/matmul_amx.c
+libnptcore_la_LIBADD += libnptamx.la
 endif
 
 include $(top_srcdir)/src/cpu/kernels.mk

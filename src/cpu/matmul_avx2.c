@@ -12,15 +12,15 @@ typedef struct vtable {
     __m256 low, high; /* the scaled levels 0 … 7 and 8 … 15 */
 } vtable;
 enum { LANES = 8, MAX_ROWS = 6, DOT_TOKENS = 2 };
-#define FILL npt_matmul_fill_avx2
+#define FILL       npt_matmul_fill_avx2
 #define TILE_CASES TILE_CASE(2) TILE_CASE(4) TILE_CASE(6)
 
-#define v_zero() _mm256_setzero_ps()
-#define v_set1(x) _mm256_set1_ps(x)
-#define v_load(p) _mm256_loadu_ps(p)
-#define v_store(p, v) _mm256_storeu_ps(p, v)
+#define v_zero()       _mm256_setzero_ps()
+#define v_set1(x)      _mm256_set1_ps(x)
+#define v_load(p)      _mm256_loadu_ps(p)
+#define v_store(p, v)  _mm256_storeu_ps(p, v)
 #define v_fma(a, b, c) _mm256_fmadd_ps(a, b, c)
-#define v_add(a, b) _mm256_add_ps(a, b)
+#define v_add(a, b)    _mm256_add_ps(a, b)
 
 static inline vf v_from_f16(const uint16_t *p)
 {
@@ -59,8 +59,7 @@ static inline void store_halves(uint16_t *p, __m256i half, vf v, int canonical)
     const __m256 nan = _mm256_cmp_ps(v, v, _CMP_UNORD_Q);
     half = _mm256_blendv_epi8(half, _mm256_set1_epi32(canonical), _mm256_castps_si256(nan));
     const __m256i packed = _mm256_packus_epi32(half, half);
-    _mm_storeu_si128((__m128i *)p,
-                     _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08)));
+    _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08)));
 }
 
 static inline void v_to_f16(uint16_t *p, vf v)
@@ -81,19 +80,19 @@ static inline void v_to_bf16(uint16_t *p, vf v)
 static inline void v_transpose(vf v[LANES])
 {
     vf a[8], b[8];
-#pragma GCC unroll 4
+    UNROLLED
     for (int i = 0; i < 8; i += 2) {
         a[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
         a[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
     }
-#pragma GCC unroll 2
+    UNROLLED
     for (int i = 0; i < 8; i += 4) {
         b[i] = _mm256_shuffle_ps(a[i], a[i + 2], 0x44);
         b[i + 1] = _mm256_shuffle_ps(a[i], a[i + 2], 0xee);
         b[i + 2] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0x44);
         b[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0xee);
     }
-#pragma GCC unroll 4
+    UNROLLED
     for (int i = 0; i < 4; i++) {
         v[i] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x20);
         v[i + 4] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x31);

@@ -5,7 +5,8 @@
 
 #include <immintrin.h>
 
-/* AVX-512 F, BW, DQ, VL for matmul_native.inc.h: 14 rows × 2 vectors hold 28 of the 32 registers. */
+/* AVX-512 F, BW, DQ, VL for matmul_native.inc.h: 14 rows × 2 vectors hold 28 of the 32 registers.
+ */
 
 typedef __m512 vf;
 typedef __m512 vtable;
@@ -14,12 +15,12 @@ enum { LANES = 16, MAX_ROWS = 14, DOT_TOKENS = 4 };
 #define TILE_CASES                                                                                 \
     TILE_CASE(2) TILE_CASE(4) TILE_CASE(6) TILE_CASE(8) TILE_CASE(10) TILE_CASE(12) TILE_CASE(14)
 
-#define v_zero() _mm512_setzero_ps()
-#define v_set1(x) _mm512_set1_ps(x)
-#define v_load(p) _mm512_loadu_ps(p)
-#define v_store(p, v) _mm512_storeu_ps(p, v)
+#define v_zero()       _mm512_setzero_ps()
+#define v_set1(x)      _mm512_set1_ps(x)
+#define v_load(p)      _mm512_loadu_ps(p)
+#define v_store(p, v)  _mm512_storeu_ps(p, v)
 #define v_fma(a, b, c) _mm512_fmadd_ps(a, b, c)
-#define v_add(a, b) _mm512_add_ps(a, b)
+#define v_add(a, b)    _mm512_add_ps(a, b)
 
 static inline vf v_from_f16(const uint16_t *p)
 {
@@ -74,19 +75,19 @@ static inline void v_to_bf16(uint16_t *p, vf v)
 static inline void v_transpose(vf v[LANES])
 {
     vf a[16], b[16];
-#pragma GCC unroll 8
+    UNROLLED
     for (int i = 0; i < 16; i += 2) {
         a[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
         a[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
     }
-#pragma GCC unroll 4
+    UNROLLED
     for (int i = 0; i < 16; i += 4) {
         b[i] = PS(_mm512_unpacklo_pd(PD(a[i]), PD(a[i + 2])));
         b[i + 1] = PS(_mm512_unpackhi_pd(PD(a[i]), PD(a[i + 2])));
         b[i + 2] = PS(_mm512_unpacklo_pd(PD(a[i + 1]), PD(a[i + 3])));
         b[i + 3] = PS(_mm512_unpackhi_pd(PD(a[i + 1]), PD(a[i + 3])));
     }
-#pragma GCC unroll 4
+    UNROLLED
     for (int i = 0; i < 4; i++) {
         const vf low = _mm512_shuffle_f32x4(b[i], b[i + 4], 0x88);
         const vf high = _mm512_shuffle_f32x4(b[i], b[i + 4], 0xdd);

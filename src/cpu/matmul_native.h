@@ -3,18 +3,29 @@
  *
  * A product is cut into tiles: `rows` rows of one operand, read element by element ("the row
  * operand"), against one or two vectors of lanes of the other ("the lane operand"). Either matrix
- * can play either part; matmul_native.c decides. Packed forms, all F32:
+ * can play either part; matmul_blocked.c decides. Packed forms for FMA, all F32:
  *     rows:   [row][NPT_NATIVE_DEPTH], k contiguous, `rows` of them
  *     lanes:  [k][lanes × vectors]
  *     sums:   [row][lanes × vectors]
+ * For AMX, rows and lanes are bf16 pieces in the same places (matmul_amx.c); sums are as above.
  * Rows and lanes beyond the matrix are packed as zeros. */
 #ifndef NPT_CPU_MATMUL_NATIVE_H
 #define NPT_CPU_MATMUL_NATIVE_H
 
 #include "tensor/matmul.h"
 
+/* Loops over registers must vanish; those over k must not. */
+#ifdef __clang__
+#define UNROLLED     _Pragma("clang loop unroll(full)")
+#define NOT_UNROLLED _Pragma("clang loop unroll(disable)")
+#else
+#define UNROLLED     _Pragma("GCC unroll 16")
+#define NOT_UNROLLED _Pragma("GCC unroll 1")
+#endif
+
 enum {
-    NPT_NATIVE_DEPTH = 256,   /* k of one packed block */
+    NPT_NATIVE_DEPTH = 256, /* k of one packed block, F32 */
+    NPT_NATIVE_MAX_DEPTH = 512,
     NPT_NATIVE_MAX_LANES = 16,
     NPT_NATIVE_CHUNK = 256,   /* most lanes packed at once */
     NPT_NATIVE_DOT_ROWS = 4,  /* rows of W that the small-m route takes at once */
@@ -47,7 +58,8 @@ typedef struct npt_native_store {
 typedef struct npt_native_tile {
     int rows, vectors; /* rows: even, at most max_rows */
     int64_t depth;
-    const float *row, *lane;
+    const void *row, *lane;
+    int64_t row_stride; /* elements; F32: always NPT_NATIVE_DEPTH */
     float *sums;
     bool add;                 /* else the sums start from zero */
     const char *const *lines; /* addresses that will be read soon, at most one per k */
@@ -55,16 +67,22 @@ typedef struct npt_native_tile {
 } npt_native_tile;
 
 typedef struct npt_native_ops {
-    int lanes, max_rows;
+    int lanes, max_rows, row_unit; /* tiles are a multiple of row_unit rows high */
+    int depth, depth_unit;         /* k of a packed block; zeros are packed up to a whole unit */
+    int packed_bytes;              /* of one packed element, all its pieces */
+    bool rows_in_place;            /* whole tiles of the row operand need no packing */
+    void (*begin)(void);           /* around the tiles of a task, in its thread; may be NULL */
+    void (*end)(void);
     /* `count` elements from flat index `index`. */
     void (*widen)(const npt_native_operand *src, int64_t index, int64_t count, float *dst);
-    /* `rows` vectors from `first`, k0 … k0+depth-1, into the form "rows". */
-    void (*pack_rows)(const npt_native_operand *src, int64_t first, int rows, int64_t k0,
-                      int64_t depth, float *dst);
+    /* Packing returns false where it met what the tiles cannot take exactly; what they make of it
+     * is then of no use. `rows` vectors from `first`, k0 … k0+depth-1, into the form "rows". */
+    bool (*pack_rows)(const npt_native_operand *src, int64_t first, int rows, int64_t k0,
+                      int64_t depth, void *dst);
     /* `width` vectors (a multiple of lanes) from `first` into panels of the form "lanes", all two
-     * vectors wide but for an odd last one, NPT_NATIVE_DEPTH × 2 × lanes apart. */
-    void (*pack_lanes)(const npt_native_operand *src, int64_t first, int width, int64_t k0,
-                       int64_t depth, float *dst);
+     * vectors wide but for an odd last one, ops->depth × 2 × lanes elements apart. */
+    bool (*pack_lanes)(const npt_native_operand *src, int64_t first, int width, int64_t k0,
+                       int64_t depth, void *dst);
     void (*tile)(const npt_native_tile *tile);
     /* Row r of the sums is row r of C; or, transposed, column r of C. */
     void (*store)(const npt_native_store *piece);
@@ -79,7 +97,21 @@ typedef struct npt_native_ops {
 void npt_matmul_fill_avx2(npt_native_ops *ops);
 void npt_matmul_fill_avx512(npt_native_ops *ops);
 
+/* AMX tiles on bf16 pieces: BF16 is one, F16 the sum of two. */
+void npt_matmul_fill_amx(npt_native_ops *ops, int pieces);
+
 /* The best that is compiled in and `cpu` has; its level must be AVX2 at least. */
 void npt_matmul_native_ops(const npt_cpu *cpu, npt_native_ops *ops);
+
+/* The blocked route (matmul_blocked.c). run returns false where a packing did: C is then of no use.
+ */
+void npt_matmul_blocked_plan(const npt_matmul_desc *desc, const npt_native_ops *ops,
+                             size_t *worker_bytes, size_t *shared_bytes);
+bool npt_matmul_blocked_run(const npt_matmul_desc *desc, const npt_matmul_args *args,
+                            const npt_matmul_scratch *scratch, const npt_native_ops *ops);
+
+/* The operands of a product as the packers see them. */
+npt_native_operand npt_native_operand_a(const npt_matmul_desc *desc, const npt_matmul_args *args);
+npt_native_operand npt_native_operand_w(const npt_matmul_desc *desc, const npt_matmul_args *args);
 
 #endif

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The native matmul's inner loops, written once and compiled per instruction set. The including
  * file defines the vector type and the v_… operations on it:
- *     vf, LANES, MAX_ROWS, TILE_SWITCH(rows, DO), v_zero() v_set1(x) v_load(p) v_store(p, v) v_fma(a, b, c)
- *     v_add(a, b), v_from_f16(p), v_from_bf16(p), v_from_nf4(packed, table), v_table(levels,
- *     absmax), v_to_f16(p, v), v_to_bf16(p, v), v_transpose(v[LANES]), v_sum(v), DOT_TOKENS
- * No function here reads or writes past the elements it was given. */
+ *     vf, LANES, MAX_ROWS, TILE_SWITCH(rows, DO), v_zero() v_set1(x) v_load(p) v_store(p, v)
+ * v_fma(a, b, c) v_add(a, b), v_from_f16(p), v_from_bf16(p), v_from_nf4(packed, table),
+ * v_table(levels, absmax), v_to_f16(p, v), v_to_bf16(p, v), v_transpose(v[LANES]), v_sum(v),
+ * DOT_TOKENS No function here reads or writes past the elements it was given. */
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -70,8 +70,7 @@ static void widen(const npt_native_operand *src, int64_t index, int64_t count, f
         for (int64_t i = 0; i < whole; i += LANES) v_store(dst + i, v_from_f16(halves + i));
     else
         for (int64_t i = 0; i < whole; i += LANES) v_store(dst + i, v_from_bf16(halves + i));
-    if (whole < count)
-        widen_tail(src->data, src->dtype, index + whole, count - whole, dst + whole);
+    if (whole < count) widen_tail(src->data, src->dtype, index + whole, count - whole, dst + whole);
 }
 
 /* ---- Packing ------------------------------------------------------------------------------- */
@@ -81,22 +80,24 @@ static int64_t at_most(int64_t x, int64_t limit)
     return x < limit ? x : limit;
 }
 
-static void pack_rows(const npt_native_operand *src, int64_t first, int rows, int64_t k0,
-                      int64_t depth, float *dst)
+static bool pack_rows(const npt_native_operand *src, int64_t first, int rows, int64_t k0,
+                      int64_t depth, void *packed)
 {
+    float *dst = packed;
     const int64_t valid = at_most(rows, src->count - first);
     for (int64_t r = valid; r < rows; r++)
         memset(dst + r * NPT_NATIVE_DEPTH, 0, (size_t)depth * sizeof(float));
     if (src->k_inside) {
         for (int64_t r = 0; r < valid; r++)
             widen(src, (first + r) * src->depth + k0, depth, dst + r * NPT_NATIVE_DEPTH);
-        return;
+        return true;
     }
     float line[MAX_ROWS];
     for (int64_t k = 0; k < depth; k++) {
         widen(src, (k0 + k) * src->count + first, valid, line);
         for (int64_t r = 0; r < valid; r++) dst[r * NPT_NATIVE_DEPTH + k] = line[r];
     }
+    return true;
 }
 
 /* LANES vectors × depth, turned so that lanes lie together; `width` is dst's stride. */
@@ -167,9 +168,10 @@ static void pack_nf4_any(const npt_native_operand *src, int64_t first, int width
     }
 }
 
-static void pack_lanes(const npt_native_operand *src, int64_t first, int width, int64_t k0,
-                       int64_t depth, float *dst)
+static bool pack_lanes(const npt_native_operand *src, int64_t first, int width, int64_t k0,
+                       int64_t depth, void *packed)
 {
+    float *dst = packed;
     if (src->k_inside)
         for (int i = 0; i < width; i += LANES) {
             const int panel = i - i % (2 * LANES);
@@ -187,6 +189,7 @@ static void pack_lanes(const npt_native_operand *src, int64_t first, int width, 
         pack_straight(NPT_NF4, src, first, width, k0, depth, dst);
     else
         pack_nf4_any(src, first, width, k0, depth, dst);
+    return true;
 }
 
 /* ---- The tile ------------------------------------------------------------------------------ */
@@ -196,12 +199,12 @@ INLINE void tile_step(const int rows, const int vectors, const float *row, const
                       vf sum[MAX_ROWS][2])
 {
     vf right[2];
-#pragma GCC unroll 2
+    UNROLLED
     for (int v = 0; v < vectors; v++) right[v] = v_load(lane + v * LANES);
-#pragma GCC unroll 16
+    UNROLLED
     for (int r = 0; r < rows; r++) {
         const vf left = v_set1(row[r * NPT_NATIVE_DEPTH]);
-#pragma GCC unroll 2
+        UNROLLED
         for (int v = 0; v < vectors; v++) sum[r][v] = v_fma(left, right[v], sum[r][v]);
     }
 }
@@ -210,27 +213,29 @@ INLINE void tile_of(const int rows, const int vectors, const npt_native_tile *ti
 {
     const int width = vectors * LANES;
     const int64_t every = tile->line_count > 0 ? tile->depth / tile->line_count : 0;
-    const float *row = tile->row, *lane = tile->lane;
+    const float *const row = tile->row, *const lane = tile->lane;
     int64_t k = 0;
     vf sum[MAX_ROWS][2];
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 2
+    UNROLLED
+    for (int r = 0; r < rows; r++) {
+        UNROLLED
         for (int v = 0; v < vectors; v++)
             sum[r][v] = tile->add ? v_load(tile->sums + r * width + v * LANES) : v_zero();
-#pragma GCC unroll 1
+    }
+    NOT_UNROLLED
     for (int64_t l = 0; l < tile->line_count; l++) {
         __builtin_prefetch(tile->lines[l], 0, 2);
         for (const int64_t end = k + every; k < end; k++)
             tile_step(rows, vectors, row + k, lane + k * width, sum);
     }
-#pragma GCC unroll 1
+    NOT_UNROLLED
     for (; k < tile->depth; k++) tile_step(rows, vectors, row + k, lane + k * width, sum);
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 2
+    UNROLLED
+    for (int r = 0; r < rows; r++) {
+        UNROLLED
         for (int v = 0; v < vectors; v++)
             v_store(tile->sums + r * width + v * LANES, sum[r][v]);
+    }
 }
 
 #define TILE_CASE(count)                                                                           \
@@ -320,28 +325,30 @@ INLINE void dot_of(const int tokens, int64_t depth, const float *w, int64_t w_st
                    const float *x, int64_t x_stride, float *partial)
 {
     vf sum[NPT_NATIVE_DOT_ROWS][DOT_TOKENS];
-#pragma GCC unroll 4
-    for (int r = 0; r < NPT_NATIVE_DOT_ROWS; r++)
-#pragma GCC unroll 4
+    UNROLLED
+    for (int r = 0; r < NPT_NATIVE_DOT_ROWS; r++) {
+        UNROLLED
         for (int t = 0; t < tokens; t++)
             sum[r][t] = v_load(partial + (r * NPT_NATIVE_DOT_TOKENS + t) * LANES);
+    }
     for (int64_t k = 0; k < depth; k += LANES) {
         vf left[NPT_NATIVE_DOT_ROWS];
-#pragma GCC unroll 4
+        UNROLLED
         for (int r = 0; r < NPT_NATIVE_DOT_ROWS; r++) left[r] = v_load(w + r * w_stride + k);
-#pragma GCC unroll 4
+        UNROLLED
         for (int t = 0; t < tokens; t++) {
             const vf right = v_load(x + t * x_stride + k);
-#pragma GCC unroll 4
+            UNROLLED
             for (int r = 0; r < NPT_NATIVE_DOT_ROWS; r++)
                 sum[r][t] = v_fma(left[r], right, sum[r][t]);
         }
     }
-#pragma GCC unroll 4
-    for (int r = 0; r < NPT_NATIVE_DOT_ROWS; r++)
-#pragma GCC unroll 4
+    UNROLLED
+    for (int r = 0; r < NPT_NATIVE_DOT_ROWS; r++) {
+        UNROLLED
         for (int t = 0; t < tokens; t++)
             v_store(partial + (r * NPT_NATIVE_DOT_TOKENS + t) * LANES, sum[r][t]);
+    }
 }
 
 static void dot(int tokens, int64_t depth, const float *w, int64_t w_stride, const float *x,
@@ -373,6 +380,10 @@ void FILL(npt_native_ops *ops)
     *ops = (npt_native_ops){
         .lanes = LANES,
         .max_rows = MAX_ROWS,
+        .row_unit = 2,
+        .depth = NPT_NATIVE_DEPTH,
+        .depth_unit = 1,
+        .packed_bytes = sizeof(float),
         .widen = widen,
         .pack_rows = pack_rows,
         .pack_lanes = pack_lanes,

@@ -20,12 +20,8 @@ typedef struct npt_onednn_job {
     dnnl_stream_t stream;
     dnnl_primitive_desc_t primitive_desc;
     dnnl_primitive_t primitive;
-    dnnl_memory_t memory[3]; /* A, W, C */
-#if NPT_ONEDNN_API >= 3
-    dnnl_memory_desc_t desc[3];
-#else
-    dnnl_memory_desc_t desc[3]; /* plain structs */
-#endif
+    dnnl_memory_t memory[3];    /* A, W, C */
+    dnnl_memory_desc_t desc[3]; /* API 2: plain structs */
 } npt_onednn_job;
 
 static const int memory_args[3] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST};
@@ -48,6 +44,12 @@ static const char *onednn_refuse(const npt_matmul_desc *desc, const npt_cpu *cpu
     return NULL;
 }
 
+static const char *onednn_bf16_refuse(const npt_matmul_desc *desc, const npt_cpu *cpu, char *reason)
+{
+    if (desc->a != NPT_BF16 || desc->w != NPT_BF16) return "operands are not both BF16";
+    return onednn_refuse(desc, cpu, reason);
+}
+
 /* Whether oneDNN can write C itself. */
 static bool straight(const npt_matmul_desc *desc)
 {
@@ -60,7 +62,8 @@ static void onednn_plan(const npt_matmul_desc *desc, int workers, size_t *worker
     (void)workers;
     *worker_bytes = 0;
     /* rows are read by whole vectors: one more behind the last */
-    *shared_bytes = straight(desc) ? 0 : (size_t)(desc->m * desc->n + NPT_NATIVE_MAX_LANES) * sizeof(float);
+    *shared_bytes =
+        straight(desc) ? 0 : (size_t)(desc->m * desc->n + NPT_NATIVE_MAX_LANES) * sizeof(float);
 }
 
 /* A matrix of `rows` × `columns`, stored as it stands or turned. */
@@ -172,8 +175,7 @@ static void finish(const npt_matmul_desc *desc, const npt_matmul_args *args,
 {
     npt_onednn_finish job = {.desc = desc, .args = args, .product = product};
     npt_matmul_native_ops(scratch->cpu, &job.ops);
-    npt_threads_run(scratch->threads, finish_task, &job,
-                    (desc->m + FINISH_ROWS - 1) / FINISH_ROWS);
+    npt_threads_run(scratch->threads, finish_task, &job, (desc->m + FINISH_ROWS - 1) / FINISH_ROWS);
 }
 
 static npt_status onednn_run(const npt_matmul_desc *desc, const npt_matmul_args *args,
@@ -203,6 +205,13 @@ static npt_status onednn_run(const npt_matmul_desc *desc, const npt_matmul_args 
 const npt_matmul_backend npt_matmul_onednn = {
     .name = "onednn",
     .refuse = onednn_refuse,
+    .plan = onednn_plan,
+    .run = onednn_run,
+};
+
+const npt_matmul_backend npt_matmul_onednn_bf16 = {
+    .name = "onednn_bf16",
+    .refuse = onednn_bf16_refuse,
     .plan = onednn_plan,
     .run = onednn_run,
 };

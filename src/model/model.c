@@ -312,7 +312,7 @@ npt_status npt_model_load_head(npt_model *model, npt_exec *exec, const npt_polic
     const npt_st_tensor *tensor;
     npt_in in;
     NPT_TRY(npt_st_require(model->st, name, NPT_DTYPE_NONE, 2, shape, &tensor));
-    NPT_TRY(load_floats(&l, tensor, policy->dtype[NPT_ROLE_COMPUTE], c->vocab * c->hidden, &in));
+    NPT_TRY(load_floats(&l, tensor, policy->dtype[NPT_ROLE_PLAIN], c->vocab * c->hidden, &in));
     model->lm_head = (npt_weight){.rows = c->vocab, .cols = c->hidden, .dtype = in.dtype, .data = in.data};
     return load_vector(&l, "model.norm.weight", c->hidden, &model->norm_final);
 }

@@ -265,8 +265,8 @@ npt_status npt_matmul(npt_exec *exec, const npt_matmul_desc *desc, const npt_mat
     npt_choice *choice;
     NPT_TRY(find_choice(exec, desc, &choice));
     const size_t workers = (size_t)npt_exec_threads(exec);
-    NPT_TRY(grow_block(&exec->matmul_scratch,
-                       choice->shared_bytes + workers * choice->worker_bytes));
+    NPT_TRY(
+        grow_block(&exec->matmul_scratch, choice->shared_bytes + workers * choice->worker_bytes));
     const npt_matmul_scratch scratch = {
         .threads = exec->threads,
         .cpu = &exec->cpu,

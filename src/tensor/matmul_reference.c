@@ -42,8 +42,7 @@ static void load_run(const void *src, npt_dtype dtype, int64_t index, int64_t st
     if (dtype == NPT_F32)
         for (int64_t i = 0; i < count; i++) dst[i] = floats[index + i * stride];
     else if (dtype == NPT_BF16)
-        for (int64_t i = 0; i < count; i++)
-            dst[i] = npt_f32_from_bf16(halves[index + i * stride]);
+        for (int64_t i = 0; i < count; i++) dst[i] = npt_f32_from_bf16(halves[index + i * stride]);
     else
         for (int64_t i = 0; i < count; i++) dst[i] = npt_f32_from_f16(halves[index + i * stride]);
 }

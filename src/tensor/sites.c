@@ -12,7 +12,8 @@
  * roundings a token, in which blocks, and whether backward has the gradient of it, or replays it.
  * Invariant: a plan cell is NONE → NONE exactly where no such cast can happen. */
 
-typedef enum site_width { WIDTH_HIDDEN, WIDTH_INTER, WIDTH_Q, WIDTH_KV, WIDTH_RANK, WIDTH_ROPE, WIDTH_OPERAND, WIDTH_ADAPTER_OPERAND, WIDTH_NONE } site_width;
+typedef enum site_width { WIDTH_HIDDEN, WIDTH_INTER, WIDTH_Q, WIDTH_KV, WIDTH_RANK, WIDTH_ROPE, WIDTH_OPERAND, WIDTH_ADAPTER_OPERAND,
+                         WIDTH_NONE } site_width;
 
 typedef enum site_place {
     IN_NEVER,
@@ -74,7 +75,7 @@ static const site_row table[NPT_SITE_COUNT] = {
     [NPT_SITE_LOGITS]          = {"logits",         F,   NPT_ROLE_LOSS,
                                                              WIDTH_NONE,   1, IN_MODEL,          0, IN_NEVER,          false},
     [NPT_SITE_OPERAND]         = {"operand",        H,   C,  WIDTH_OPERAND, 1, IN_EVERY,         1, IN_EVERY,          false},
-    [NPT_SITE_ADAPTER_OPERAND] = {"adapter_operand", P,  C,  WIDTH_ADAPTER_OPERAND, 1, IN_NPT,    1, IN_NPT,            false},
+    [NPT_SITE_ADAPTER_OPERAND] = {"adapter_operand", P,  C,  WIDTH_ADAPTER_OPERAND, 1, IN_NPT,            1, IN_NPT,            false},
     [NPT_SITE_UPDATE]          = {"update",         NPT_ROLE_MASTER,
                                                          P,  WIDTH_NONE,   1, IN_NPT,            0, IN_NEVER,          false},
 };
@@ -121,15 +122,15 @@ static bool is_placed(site_place place, const npt_site_block *block)
     return false;
 }
 
-/* Activations that enter products with frozen weights, per token: forward n, attn, m, act; backward the
- * gradients dh, dgate, dup, da, dq, dk, dv. */
+/* Activations that enter matmuls, per token: forward n, attn, m, act; backward the gradients dh, dgate,
+ * dup, da, dq, dk, dv. */
 static int64_t operand_width(const npt_site_block *b, npt_direction direction)
 {
     if (direction == NPT_FORWARD) return 2 * b->hidden + b->q_width + b->inter;
     return 2 * b->hidden + 2 * b->inter + b->q_width + 2 * b->kv_width;
 }
 
-/* The same of the adapter, in its dtype: forward a, z; backward dz, z, a and the dadd, du. */
+/* The same of an adapter: forward a and z; backward dz, z, a and the dadd, du. */
 static int64_t adapter_operand_width(const npt_site_block *b, npt_direction direction)
 {
     int64_t terms = (b->additive ? 1 : 0) + (b->multiplicative ? 1 : 0);

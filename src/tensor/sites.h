@@ -38,8 +38,8 @@ typedef enum npt_site_id {
     NPT_SITE_RESIDUAL,
     NPT_SITE_NORM_FINAL,
     NPT_SITE_LOGITS,  /* stays F32 */
-    NPT_SITE_OPERAND, /* R4: activations entering a matmul → compute dtype */
-    NPT_SITE_ADAPTER_OPERAND, /* R4: what the adapter computes, and its weights, likewise */
+    NPT_SITE_OPERAND, /* R4: a block's activations and gradients entering a matmul → compute dtype */
+    NPT_SITE_ADAPTER_OPERAND, /* R4: an adapter's, from its own dtype; and, besides per_token, its weights */
     NPT_SITE_UPDATE,  /* master → adapter */
     NPT_SITE_COUNT
 } npt_site_id;

@@ -140,6 +140,13 @@ static void add_distance(distill_run *r, int layer)
     if (r->sums->layer_distance != NULL) r->sums->layer_distance[layer] += sum;
 }
 
+static void add_regularizer(distill_run *r, const npt_adapters *adapters, int layer)
+{
+    double sum = adapters->kind->regularizer(&r->student, &r->d->states[layer].adapter);
+    r->sums->regularizer += sum;
+    if (r->sums->layer_regularizer != NULL) r->sums->layer_regularizer[layer] += sum;
+}
+
 /* The student's block: from x (the teacher's, with attention output a, or its own) to student_h[layer]. */
 static npt_status student_block(distill_run *r, int layer, bool shared, npt_mat x, npt_mat a)
 {
@@ -148,7 +155,7 @@ static npt_status student_block(distill_run *r, int layer, bool shared, npt_mat 
     npt_block_state *state = &d->states[layer];
     if (!shared) NPT_TRY(npt_block_attention(&r->student, layer, x, state, &a));
     NPT_TRY(npt_block_mlp(&r->student, adapters, layer, x, a, state, &d->student_h[layer]));
-    if (adapters != NULL) r->sums->regularizer += adapters->kind->regularizer(&r->student, &state->adapter);
+    if (adapters != NULL) add_regularizer(r, adapters, layer);
     add_distance(r, layer);
     return NPT_OK;
 }

@@ -32,11 +32,13 @@ typedef struct npt_distiller {
     int64_t row_sums_size;
 } npt_distiller;
 
-/* Sums over the tokens of a micro-batch, so that an accumulated batch can be divided by its own count. */
+/* Sums over the tokens of a micro-batch, so that an accumulated batch can be divided by its own count.
+ * A run adds to them: the caller starts from zero. */
 typedef struct npt_distill_sums {
     double distance;    /* Σ layers Σ tokens Σ_j */
     double regularizer; /* Σ layers Σ tokens reg */
-    double *layer_distance; /* [layers] Σ tokens Σ_j, or NULL */
+    double *layer_distance; /* [layers] += Σ tokens Σ_j, or NULL */
+    double *layer_regularizer; /* [layers] += Σ tokens reg, or NULL */
     npt_mat teacher_h, student_h; /* h of the last block; valid until the next run */
 } npt_distill_sums;
 

@@ -36,9 +36,9 @@ static const struct npt_bench_recipe {
     const char *name;
     npt_dtype a, w, c;
 } recipes[] = {
-    {"f32", NPT_F32, NPT_F32, NPT_F32},      {"f16", NPT_F16, NPT_F16, NPT_F16},
-    {"bf16", NPT_BF16, NPT_BF16, NPT_BF16},  {"nf4", NPT_F32, NPT_NF4, NPT_F32},
-    {"f32xf16", NPT_F32, NPT_F16, NPT_F32},  {"f32xbf16", NPT_F32, NPT_BF16, NPT_F32},
+    {"f32", NPT_F32, NPT_F32, NPT_F32},     {"f16", NPT_F16, NPT_F16, NPT_F16},
+    {"bf16", NPT_BF16, NPT_BF16, NPT_BF16}, {"nf4", NPT_F32, NPT_NF4, NPT_F32},
+    {"f32xf16", NPT_F32, NPT_F16, NPT_F32}, {"f32xbf16", NPT_F32, NPT_BF16, NPT_F32},
 };
 enum { FORWARD, DX, DW, MAX_RANK = 64 };
 static const char *const directions[] = {"forward", "dX", "dW"};
@@ -80,7 +80,8 @@ static bool listed(const char *list, const char *word)
     if (list == NULL) return true;
     for (const char *at = list; at != NULL; at = strchr(at, ',')) {
         at += *at == ',';
-        if (strncmp(at, word, length) == 0 && (at[length] == ',' || at[length] == '\0')) return true;
+        if (strncmp(at, word, length) == 0 && (at[length] == ',' || at[length] == '\0'))
+            return true;
     }
     return false;
 }
@@ -156,8 +157,8 @@ static void bench_recipe(npt_exec *const *execs, int count, const struct npt_ben
     for (int t = 0; t < options->token_count; t++)
         if (options->tokens[t] > rows) rows = options->tokens[t];
     const int64_t elements = rows * k;
-    work.weight_bytes = recipe->w == NPT_NF4 ? (size_t)elements / 2
-                                             : (size_t)elements * npt_dtype_bytes(recipe->w);
+    work.weight_bytes =
+        recipe->w == NPT_NF4 ? (size_t)elements / 2 : (size_t)elements * npt_dtype_bytes(recipe->w);
     work.copies = (int)(COPIES_BYTES / work.weight_bytes) + 1;
     char *one = random_matrix(recipe->w, elements, 1);
     float *absmax = random_matrix(NPT_F32, elements / 64 + 1, 2);
@@ -173,8 +174,8 @@ static void bench_recipe(npt_exec *const *execs, int count, const struct npt_ben
             work.desc = desc_of(recipe, d, m, n, k);
             void *a = random_matrix(recipe->a, m * (d == FORWARD ? k : n), 3);
             void *c = calloc((size_t)(work.desc.m * work.desc.n), 4);
-            work.args = (npt_matmul_args){
-                .a = a, .absmax = absmax, .levels = npt_nf4_levels, .c = c};
+            work.args =
+                (npt_matmul_args){.a = a, .absmax = absmax, .levels = npt_nf4_levels, .c = c};
             printf("%-9s %6lld x %-6lld %-7s M=%-5lld", recipe->name, (long long)n, (long long)k,
                    directions[d], (long long)m);
             measure(execs, count, &work, options);

@@ -12,7 +12,7 @@
 
 #include <math.h>
 
-enum { GUARD_BYTES = 64, GUARD = 0x5a, MAX_RIGS = 8 };
+enum { GUARD_BYTES = 64, GUARD = 0x5a, MAX_WAYS = 16, MAX_THREADS = 3 };
 
 typedef struct npt_problem {
     npt_matmul_desc desc;
@@ -68,7 +68,8 @@ static void fill_wanted(npt_problem *p)
     assert_true(a != NULL && w != NULL);
     for (int64_t i = 0; i < m; i++)
         for (int64_t l = 0; l < k; l++)
-            a[i * k + l] = npt_load(p->a, p->desc.a, (size_t)(p->desc.trans_a ? l * m + i : i * k + l));
+            a[i * k + l] =
+                npt_load(p->a, p->desc.a, (size_t)(p->desc.trans_a ? l * m + i : i * k + l));
     for (int64_t j = 0; j < n; j++)
         for (int64_t l = 0; l < k; l++)
             w[j * k + l] = weight(p, p->desc.trans_w ? j * k + l : l * n + j);
@@ -114,10 +115,18 @@ static void free_problem(npt_problem *p)
     free(p->wanted);
 }
 
+/* Kept for the whole program. */
+static npt_threads *pool(int threads)
+{
+    static npt_threads *pools[MAX_THREADS + 1];
+    if (pools[threads] == NULL) pools[threads] = npt_threads_create(threads);
+    return pools[threads];
+}
+
 /* C as a way computes it with so many threads; the caller frees. Guard bytes on both sides. */
 static void *compute(const npt_problem *p, const npt_way *way, npt_dtype c, int threads)
 {
-    npt_rig rig = {.cpu = way->cpu, .threads = npt_threads_create(threads)};
+    npt_rig rig = {.cpu = way->cpu, .threads = pool(threads)};
     npt_matmul_desc desc = p->desc;
     npt_matmul_args args = p->args;
     desc.c = c;
@@ -133,7 +142,6 @@ static void *compute(const npt_problem *p, const npt_way *way, npt_dtype c, int 
         if (block[i] != GUARD || block[GUARD_BYTES + bytes + (size_t)i] != GUARD)
             fail_msg("%s wrote beyond C", way->name);
     memmove(block, args.c, bytes);
-    npt_threads_destroy(rig.threads);
     return block;
 }
 
@@ -158,7 +166,8 @@ static void check_error(const npt_problem *p, const npt_way *way, const float *c
     const double terms = (double)(p->desc.m * p->desc.n * p->desc.k) / 9.0 * 0.2;
     const double allowed = relative * relative * (norm > terms ? norm : terms);
     describe(&p->desc, text);
-    if (!(error <= allowed)) fail_msg("%s: %s: error %g, allowed %g", way->name, text, error, allowed);
+    if (!(error <= allowed))
+        fail_msg("%s: %s: error %g, allowed %g", way->name, text, error, allowed);
 }
 
 /* The F32 result within tolerance; the halves its exact rounding; the bits those of one thread. */
@@ -192,25 +201,29 @@ static void check_way(const npt_problem *p, const npt_way *way, bool own)
     free(c);
 }
 
-/* Every backend at every level up to what the CPU has, with and without its other features. */
-static size_t list_ways(npt_way ways[MAX_RIGS * 3])
+/* Native at every level up to what the CPU has, with and without its other features; the others,
+ * which do not look at the level, once. */
+static size_t list_ways(npt_way ways[MAX_WAYS])
 {
     npt_cpu cpu;
     size_t count = 0;
     assert_int_equal(npt_cpu_detect(&cpu), NPT_OK);
-    for (int level = NPT_CPU_REFERENCE; level <= (int)cpu.level + (cpu.features != 0); level++) {
+    for (int level = NPT_CPU_REFERENCE; level <= (int)cpu.level + 1; level++) {
+        const bool top = level > (int)cpu.level;
         npt_cpu lowered = cpu;
         const npt_matmul_backend *list[NPT_MAX_BACKENDS];
-        if (level <= (int)cpu.level) {
+        if (!top) {
             lowered.level = (npt_cpu_level)level;
             lowered.features = 0;
         }
         const size_t some = npt_cpu_backends(&lowered, list);
         for (size_t i = 0; i < some; i++) {
+            if (!top && (strcmp(list[i]->name, "native") != 0 || level == NPT_CPU_REFERENCE))
+                continue;
             npt_way *way = &ways[count++];
             *way = (npt_way){.backend = list[i], .cpu = lowered};
             snprintf(way->name, sizeof(way->name), "%s at %s%s", list[i]->name,
-                     npt_cpu_level_name(lowered.level), lowered.features != 0 ? " and more" : "");
+                     npt_cpu_level_name(lowered.level), top ? " and all else" : "");
         }
     }
     return count;
@@ -218,7 +231,7 @@ static size_t list_ways(npt_way ways[MAX_RIGS * 3])
 
 static void check_desc(npt_matmul_desc desc)
 {
-    npt_way ways[MAX_RIGS * 3];
+    npt_way ways[MAX_WAYS];
     const size_t count = list_ways(ways);
     npt_problem p = problem_of(desc);
     char reason[128];
@@ -234,10 +247,10 @@ static void check_desc(npt_matmul_desc desc)
 /* ---- Cases ---------------------------------------------------------------------------------- */
 
 static const int64_t shapes[][3] = {
-    {1, 1, 1},     {1, 3, 17},    {3, 1, 63},     {2, 65, 129},  {8, 17, 65},   {9, 63, 33},
-    {17, 129, 65}, {63, 17, 257}, {65, 65, 63},   {129, 33, 17}, {16, 200, 64}, {200, 16, 129},
-    {300, 16, 70}, {5, 130, 513}, {31, 131, 300}, {33, 257, 16}, {520, 9, 16},  {14, 28, 256},
-    {1, 64, 320},  {7, 5, 1030},
+    {1, 1, 1},     {1, 3, 17},     {3, 1, 63},    {2, 65, 129},  {8, 17, 65},
+    {9, 63, 33},   {17, 129, 65},  {63, 17, 257}, {65, 65, 63},  {129, 33, 17},
+    {16, 200, 64}, {200, 16, 129}, {300, 16, 70}, {5, 130, 513}, {31, 131, 300},
+    {33, 257, 16}, {520, 9, 16},   {14, 28, 256}, {1, 64, 320},  {7, 5, 1030},
 };
 
 static const npt_dtype floats[] = {NPT_F32, NPT_F16, NPT_BF16};
@@ -292,22 +305,90 @@ static void both_turned(void **state)
 static void many_tokens(void **state)
 {
     (void)state;
-    check_desc((npt_matmul_desc){.m = 1100, .n = 70, .k = 40, .trans_w = true, .a = NPT_F32, .w = NPT_F32, .c = NPT_F32});
-    check_desc((npt_matmul_desc){.m = 700, .n = 150, .k = 80, .trans_w = true, .a = NPT_BF16, .w = NPT_BF16, .c = NPT_F32});
-    check_desc((npt_matmul_desc){.m = 1500, .n = 20, .k = 90, .trans_a = true, .a = NPT_F16, .w = NPT_F32, .c = NPT_F32, .accumulate = true});
-    check_desc((npt_matmul_desc){.m = 700, .n = 640, .k = 64, .a = NPT_F16, .w = NPT_NF4, .c = NPT_F32});
-    check_desc((npt_matmul_desc){.m = 90, .n = 700, .k = 600, .a = NPT_BF16, .w = NPT_BF16, .c = NPT_F32});
+    check_desc((npt_matmul_desc){
+        .m = 1100, .n = 70, .k = 40, .trans_w = true, .a = NPT_F32, .w = NPT_F32, .c = NPT_F32});
+    check_desc((npt_matmul_desc){
+        .m = 700, .n = 150, .k = 80, .trans_w = true, .a = NPT_BF16, .w = NPT_BF16, .c = NPT_F32});
+    check_desc((npt_matmul_desc){.m = 1500,
+                                 .n = 20,
+                                 .k = 90,
+                                 .trans_a = true,
+                                 .a = NPT_F16,
+                                 .w = NPT_F32,
+                                 .c = NPT_F32,
+                                 .accumulate = true});
+    check_desc(
+        (npt_matmul_desc){.m = 700, .n = 640, .k = 64, .a = NPT_F16, .w = NPT_NF4, .c = NPT_F32});
+    check_desc(
+        (npt_matmul_desc){.m = 90, .n = 700, .k = 600, .a = NPT_BF16, .w = NPT_BF16, .c = NPT_F32});
+}
+
+/* Large enough for the AMX tiles where there are any; every edge of them is cut. */
+static void tiled_products(void **state)
+{
+    static const int64_t sizes[][3] = {{9, 128, 128},  {16, 160, 131},  {33, 129, 520},
+                                       {40, 300, 200}, {64, 257, 1041}, {529, 130, 160}};
+    (void)state;
+    for (size_t s = 0; s < NPT_COUNT(sizes); s++)
+        for (int turned = 0; turned < 2; turned++)
+            for (size_t d = 1; d < NPT_COUNT(floats); d++)
+                check_desc((npt_matmul_desc){.m = sizes[s][0],
+                                             .n = sizes[s][1],
+                                             .k = sizes[s][2],
+                                             .trans_w = turned == 0,
+                                             .a = floats[d],
+                                             .w = floats[d],
+                                             .c = NPT_F32,
+                                             .bias = s % 2 == 0});
+}
+
+/* An infinity times a weight that F16 holds in one bf16 piece must not become a NaN by way of the
+ * empty second piece; nor may it vanish. */
+static void infinities_travel(void **state)
+{
+    static const uint16_t odd[] = {0x7c00, 0xfc00, 0x7e01};
+    npt_way ways[MAX_WAYS];
+    const size_t count = list_ways(ways);
+    (void)state;
+    for (int where = 0; where < 6; where++) {
+        npt_problem p = problem_of((npt_matmul_desc){.m = 20,
+                                                     .n = 140,
+                                                     .k = 150,
+                                                     .trans_w = true,
+                                                     .a = NPT_F16,
+                                                     .w = NPT_F16,
+                                                     .c = NPT_F32});
+        uint16_t *operand = where < 3 ? p.a : p.w;
+        operand[3 * 150 + 77] = odd[where % 3];
+        float *plain = NULL;
+        for (size_t i = count; i-- > 0;) { /* the last of each level is the reference */
+            char reason[128];
+            if (ways[i].backend->refuse(&p.desc, &ways[i].cpu, reason) != NULL) continue;
+            float *c = compute(&p, &ways[i], NPT_F32, 2);
+            for (size_t j = 0; plain != NULL && j < 20 * 140; j++)
+                if (isnan(c[j]) != isnan(plain[j]) || isinf(c[j]) != isinf(plain[j]) ||
+                    (isinf(c[j]) && c[j] != plain[j]))
+                    fail_msg("%s: %g where the reference has %g", ways[i].name, (double)c[j],
+                             (double)plain[j]);
+            if (plain == NULL)
+                plain = c;
+            else
+                free(c);
+        }
+        free(plain);
+        free_problem(&p);
+    }
 }
 
 /* What no F32 sum of random numbers shows: ties, overflow, subnormals, infinities, NaN. */
 static void special_results(void **state)
 {
-    static const float values[] = {0.0f,      -0.0f,         65504.0f,  65519.99f, 65520.0f,     1e30f,
-                                   0x1p-24f,  0x1p-25f,      0x1.8p-25f, 0x1p-14f, 0x1.ffp-15f,  1e-40f,
-                                   2049.0f,   2051.0f,       256.5f,    257.5f,    0x1.01p0f,    0x1.03p0f,
-                                   INFINITY,  -INFINITY,     NAN,       -NAN,      3.4028235e38f, 1.0f};
+    static const float values[] = {
+        0.0f,       -0.0f,     65504.0f,    65519.99f, 65520.0f, 1e30f,   0x1p-24f,      0x1p-25f,
+        0x1.8p-25f, 0x1p-14f,  0x1.ffp-15f, 1e-40f,    2049.0f,  2051.0f, 256.5f,        257.5f,
+        0x1.01p0f,  0x1.03p0f, INFINITY,    -INFINITY, NAN,      -NAN,    3.4028235e38f, 1.0f};
     const float one = 1.0f;
-    npt_way ways[MAX_RIGS * 3];
+    npt_way ways[MAX_WAYS];
     const size_t count = list_ways(ways);
     (void)state;
     for (int64_t m = 1; m <= 9; m += 8)
@@ -316,8 +397,9 @@ static void special_results(void **state)
             const int64_t n = NPT_COUNT(values);
             float a[9];
             for (int i = 0; i < 9; i++) a[i] = one;
-            npt_problem p = {.desc = {.m = m, .n = n, .k = 1, .trans_w = true, .a = NPT_F32, .w = NPT_F32},
-                             .args = {.a = a, .w = values}};
+            npt_problem p = {
+                .desc = {.m = m, .n = n, .k = 1, .trans_w = true, .a = NPT_F32, .w = NPT_F32},
+                .args = {.a = a, .w = values}};
             for (size_t i = 0; i < count; i++) {
                 char reason[128];
                 p.desc.c = dtype;
@@ -348,14 +430,16 @@ static void check_reason(const char *name, npt_cpu cpu, npt_matmul_desc desc, co
     const char *reason = reason_of(name, cpu, desc);
     if (reason != NULL && strcmp(reason, "absent") == 0) return;
     if (wanted == NULL && reason != NULL) fail_msg("%s refused: %s", name, reason);
-    if (wanted != NULL && reason == NULL) fail_msg("%s did not refuse; \"%s\" wanted", name, wanted);
+    if (wanted != NULL && reason == NULL)
+        fail_msg("%s did not refuse; \"%s\" wanted", name, wanted);
     if (wanted != NULL) assert_string_equal(reason, wanted);
 }
 
 static void refusals(void **state)
 {
     const npt_cpu plain = {.level = NPT_CPU_REFERENCE}, avx2 = {.level = NPT_CPU_AVX2};
-    npt_matmul_desc desc = {.m = 4, .n = 4, .k = 4, .trans_w = true, .a = NPT_F32, .w = NPT_F32, .c = NPT_F32};
+    npt_matmul_desc desc = {
+        .m = 4, .n = 4, .k = 4, .trans_w = true, .a = NPT_F32, .w = NPT_F32, .c = NPT_F32};
     (void)state;
     check_reason("reference", plain, desc, NULL);
     check_reason("native", plain, desc, "needs AVX2, FMA and F16C");
@@ -401,6 +485,8 @@ int main(void)
         NPT_CASE("A turned times W agrees with F64", gradient_products),
         NPT_CASE("A turned times W turned agrees with F64", both_turned),
         NPT_CASE("more rows than are packed at once", many_tokens),
+        NPT_CASE("products that AMX tiles compute", tiled_products),
+        NPT_CASE("infinities and NaN of F16 operands arrive in the result", infinities_travel),
         NPT_CASE("halves are rounded exactly at the edges", special_results),
         NPT_CASE("a refusal gives its reason", refusals),
         NPT_CASE("the list ends with reference at every level", always_somewhere),
