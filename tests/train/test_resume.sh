@@ -52,30 +52,28 @@ exact() {
 
 # shellcheck disable=SC2086
 {
-    exact 'killed and resumed: F32' $rows --max_length 12 --backend native
-    exact 'killed and resumed: F16 with a loss scale' $rows --max_length 12 --backend native \
+    exact 'killed and resumed: F32' $rows --max_length 8 --backend native
+    exact 'killed and resumed: F16 with a loss scale' $rows --max_length 8 --backend native \
         --use_fp16
-    exact 'killed and resumed: BF16' $rows --max_length 12 --backend native --use_bf16
-    exact 'killed and resumed: NF4' $rows --max_length 12 --backend native --use_quantization
-    exact 'killed and resumed: mixed distillation, by draws' $rows --max_length 12 \
+    exact 'killed and resumed: BF16' $rows --max_length 8 --backend native --use_bf16
+    exact 'killed and resumed: NF4' $rows --max_length 8 --backend native --use_quantization
+    exact 'killed and resumed: mixed distillation, by draws' $rows --max_length 8 \
         --backend native --distill mixed --teacher_forcing 0.4 --loss normalized --seed 3
     exact 'killed and resumed: layerwise, Adam, an evaluation every third step' $rows \
-        --max_length 12 --backend native --distill layerwise --optimizer_type adam \
+        --max_length 8 --backend native --distill layerwise --optimizer_type adam \
         --eval_dataset "$work/eval.jsonl" --eval_steps 3
-    exact 'killed and resumed: backend reference' $rows --max_length 5 --backend reference
-    exact 'killed and resumed: backend reference, F16' $rows --max_length 5 --backend reference \
-        --use_fp16
+    exact 'killed and resumed: backend reference' $rows --max_length 4 --backend reference
 }
 
 # ---- killed again and again ----
 # A checkpoint a step, so that most of the time goes into writing them; killed at no chosen moment.
 # shellcheck disable=SC2086
-run pretrain $rows --max_length 12 --backend native --save_steps 1 --save_total_limit 2 \
+run pretrain $rows --max_length 8 --backend native --save_steps 1 --save_total_limit 2 \
     --output_dir "$work/whole"
 kills=0 torn=0 code=1
-while [ "$code" != 0 ] && [ "$kills" -lt 12 ]; do
+while [ "$code" != 0 ] && [ "$kills" -lt 6 ]; do
     # shellcheck disable=SC2086
-    start pretrain $rows --max_length 12 --backend native --save_steps 1 --save_total_limit 2 \
+    start pretrain $rows --max_length 8 --backend native --save_steps 1 --save_total_limit 2 \
         --output_dir "$work/parts" --resume auto
     until_true grep -q '^step ' "$work/err"
     sleep "0.0$((kills % 5 + 1))"
@@ -86,7 +84,7 @@ while [ "$code" != 0 ] && [ "$kills" -lt 12 ]; do
 done
 echo "# killed $kills times, $torn times while a checkpoint was being written"
 # shellcheck disable=SC2086
-[ "$code" = 0 ] || run pretrain $rows --max_length 12 --backend native --save_steps 1 \
+[ "$code" = 0 ] || run pretrain $rows --max_length 8 --backend native --save_steps 1 \
     --save_total_limit 2 --output_dir "$work/parts" --resume auto
 same 'killed again and again, and resumed, it is the same run' "$work/whole" "$work/parts"
 is_true 'and nothing is left over' test -z "$(left_over "$work/parts")"
@@ -94,11 +92,11 @@ is_true 'and nothing is left over' test -z "$(left_over "$work/parts")"
 # ---- threads ----
 # shellcheck disable=SC2086
 for backend in native reference; do
-    length=12
-    [ $backend = reference ] && length=5
+    length=8
+    [ $backend = reference ] && length=4
     for threads in 1 2 3; do
-        run pretrain $rows --save_steps 7 --max_length $length --backend $backend --threads $threads --use_fp16 \
-            --output_dir "$work/$backend-$threads"
+        run pretrain $rows --save_steps 7 --max_length $length --backend $backend --use_fp16 \
+            --threads $threads --output_dir "$work/$backend-$threads"
         [ $threads = 1 ] || same "$threads threads compute the bits of one: $backend" \
             "$work/$backend-1" "$work/$backend-$threads"
     done
