@@ -81,7 +81,7 @@ static const site_row table[NPT_SITE_COUNT] = {
     ROW(NORM_FINAL,      "norm_final",      ACCUM,   ACT,     HIDDEN,    2, MODEL,   0, NEVER,   0),
     ROW(LOGITS,          "logits",          ACCUM,   LOSS,    NONE,      1, MODEL,   0, NEVER,   0),
     ROW(OPERAND,         "operand",         ACT,     COMPUTE, BLOCK,     1, EVERY,   1, EVERY,   0),
-    ROW(ADAPTER_OPERAND, "adapter_operand", ADAPTER, COMPUTE, ADAPTER,   1, NPT,      1, NPT,     0),
+    ROW(ADAPTER_OPERAND, "adapter_operand", ADAPTER, COMPUTE, ADAPTER,   1, NPT,     1, NPT,     0),
     ROW(UPDATE,          "update",          MASTER,  ADAPTER, NONE,      1, NPT,     0, NEVER,   0),
 };
 /* clang-format on */
