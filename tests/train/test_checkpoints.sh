@@ -46,7 +46,10 @@ all_of() { (cd "$1" && ls -d checkpoint-* | tr '\n' ' '); }
     says 'and says that the schedule is another' err 'warning: --max_steps was 10 .* and is 12 now'
 
     # ---- torn ----
-    for how in shorter changed unsealed emptied; do
+    tears='shorter unsealed emptied'
+    # Without xxhash a manifest has sizes only.
+    if grep -q 'define HAVE_XXHASH' "$NPT_BUILDDIR/config.h"; then tears="$tears changed"; fi
+    for how in $tears; do
         fresh
         victim=$d/checkpoint-final
         case $how in
@@ -54,7 +57,10 @@ all_of() { (cd "$1" && ls -d checkpoint-* | tr '\n' ' '); }
             head -c 1000 "$victim/adapter_model.safetensors" >"$work/torn"
             cp "$work/torn" "$victim/adapter_model.safetensors"
             ;;
-        changed) printf X | dd of="$victim/training_state.safetensors" bs=1 seek=5000 conv=notrunc 2>/dev/null ;;
+        changed)
+            printf X | dd of="$victim/training_state.safetensors" bs=1 seek=5000 \
+                conv=notrunc 2>/dev/null
+            ;;
         unsealed) rm "$victim/MANIFEST" ;;
         emptied) rm "$victim"/* ;;
         esac

@@ -350,7 +350,7 @@ static void every_rule_and_role_has_a_name(void **state)
 {
     (void)state;
     for (int rule = NPT_R1; rule <= NPT_R7; rule++) {
-        char start[8];
+        char start[16];
         snprintf(start, sizeof start, "R%d: ", rule);
         assert_int_equal(strncmp(npt_rule_text((npt_rule)rule), start, strlen(start)), 0);
     }
