@@ -194,13 +194,19 @@ static bool pack_lanes(const npt_native_operand *src, int64_t first, int width, 
 
 /* ---- The tile ------------------------------------------------------------------------------ */
 
+enum { NEAR = 16 }; /* k between asking for lanes and using them */
+
 /* One k: every row's element times one or two vectors. */
 INLINE void tile_step(const int rows, const int vectors, const float *row, const float *lane,
                       vf sum[MAX_ROWS][2])
 {
     vf right[2];
     UNROLLED
-    for (int v = 0; v < vectors; v++) right[v] = v_load(lane + v * LANES);
+    for (int v = 0; v < vectors; v++) {
+        right[v] = v_load(lane + v * LANES);
+        /* lanes mostly come from the second-level cache; a prefetch may point beyond them */
+        __builtin_prefetch(lane + NEAR * vectors * LANES + v * LANES, 0, 3);
+    }
     UNROLLED
     for (int r = 0; r < rows; r++) {
         const vf left = v_set1(row[r * NPT_NATIVE_DEPTH]);
