@@ -383,20 +383,12 @@ static float sum_lanes(const float *partial)
 
 void FILL(npt_native_ops *ops)
 {
-    *ops = (npt_native_ops){
-        .lanes = LANES,
-        .max_rows = MAX_ROWS,
-        .row_unit = 2,
-        .depth = NPT_NATIVE_DEPTH,
-        .depth_unit = 1,
-        .packed_bytes = sizeof(float),
-        .widen = widen,
-        .pack_rows = pack_rows,
-        .pack_lanes = pack_lanes,
-        .tile = tile,
-        .store = store,
-        .store_transposed = store_transposed,
-        .dot = dot,
-        .sum_lanes = sum_lanes,
-    };
+    ops->widen = widen;
+    ops->pack_rows = pack_rows;
+    ops->pack_lanes = pack_lanes;
+    ops->tile = tile;
+    ops->store = store;
+    ops->store_transposed = store_transposed;
+    ops->dot = dot;
+    ops->sum_lanes = sum_lanes;
 }
