@@ -13,7 +13,12 @@
  * Packed forms: rows [piece][row][depth]; lanes [32 k][piece][vector][16 pairs of k][16 lanes][2],
  * a kilobyte a tile. Results and storing are those of AVX-512. */
 
-enum { STEP = 32, LANES = 16, TILE_HALVES = 512, MAX_PIECES = 2 };
+enum {
+    STEP = NPT_NATIVE_AMX_STEP,
+    LANES = NPT_NATIVE_AVX512_LANES,
+    TILE_HALVES = 512,
+    MAX_PIECES = 2
+};
 
 /* Tiles 0–3: sums [row half][vector]; 4, 5: rows; 6, 7: lanes. */
 typedef struct npt_tile_config {
@@ -330,12 +335,6 @@ static void tile_2(const npt_native_tile *work)
 void npt_matmul_fill_amx(npt_native_ops *ops, int pieces)
 {
     npt_matmul_fill_avx512(ops);
-    ops->max_rows = 32;
-    ops->row_unit = 16;
-    ops->depth = NPT_NATIVE_MAX_DEPTH / pieces;
-    ops->depth_unit = STEP;
-    ops->packed_bytes = 2 * pieces;
-    ops->rows_in_place = pieces == 1;
     ops->begin = begin;
     ops->end = end;
     ops->pack_rows = pieces == 1 ? pack_rows_1 : pack_rows_2;

@@ -90,7 +90,7 @@ static void shape_chunks(npt_native_shape *shape)
     int64_t sums_rows, sums_lanes;
     shape->block = even_blocks(shape->resident, RESIDENT_MAX, wide);
     if (stream_lanes) {
-        shape->chunk = clamp(round_up(share, wide), wide, CHUNK_LANES);
+        shape->chunk = clamp(round_up(share, wide), 4 * wide, CHUNK_LANES);
         shape->resident_rows = tile_rows(&shape->ops, min64(shape->resident, shape->block));
         sums_rows = round_up(shape->block, shape->resident_rows);
         sums_lanes = shape->chunk;

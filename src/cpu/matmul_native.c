@@ -114,21 +114,49 @@ static void run_dot(const npt_matmul_desc *desc, const npt_matmul_args *args,
 
 /* ---- The backend ---------------------------------------------------------------------------- */
 
+/* Sizes of the FMA route; runs on any CPU. */
+static npt_native_ops fma_form(npt_cpu_level level)
+{
+    const bool wide = level >= NPT_CPU_AVX512;
+    return (npt_native_ops){.lanes = wide ? NPT_NATIVE_AVX512_LANES : NPT_NATIVE_AVX2_LANES,
+                            .max_rows = wide ? NPT_NATIVE_AVX512_ROWS : NPT_NATIVE_AVX2_ROWS,
+                            .row_unit = 2,
+                            .depth = NPT_NATIVE_DEPTH,
+                            .depth_unit = 1,
+                            .packed_bytes = sizeof(float)};
+}
+
 void npt_matmul_native_ops(const npt_cpu *cpu, npt_native_ops *ops)
 {
 #ifdef HAVE_ISA_AVX512
     if (cpu->level >= NPT_CPU_AVX512) {
+        *ops = fma_form(NPT_CPU_AVX512);
         npt_matmul_fill_avx512(ops);
         return;
     }
 #endif
     (void)cpu;
+    *ops = fma_form(NPT_CPU_AVX2);
     npt_matmul_fill_avx2(ops);
 }
 
 static bool few_tokens(const npt_matmul_desc *desc)
 {
     return desc->trans_w && !desc->trans_a && desc->m <= NPT_NATIVE_DOT_TOKENS;
+}
+
+#ifdef HAVE_ISA_AMX
+
+/* Sizes of the AMX route; runs on any CPU. */
+static npt_native_ops amx_form(int pieces)
+{
+    return (npt_native_ops){.lanes = NPT_NATIVE_AVX512_LANES,
+                            .max_rows = NPT_NATIVE_AMX_ROWS,
+                            .row_unit = NPT_NATIVE_AMX_ROWS / 2,
+                            .depth = NPT_NATIVE_MAX_DEPTH / pieces,
+                            .depth_unit = NPT_NATIVE_AMX_STEP,
+                            .packed_bytes = 2 * pieces,
+                            .rows_in_place = pieces == 1};
 }
 
 /* Pieces of bf16 that an operand on AMX has; 0: FMA. */
@@ -139,6 +167,8 @@ static int amx_pieces(const npt_matmul_desc *desc)
     if (desc->n < WORTHWHILE || desc->k < WORTHWHILE) return 0;
     return desc->a == NPT_BF16 ? 1 : desc->a == NPT_F16 ? 2 : 0;
 }
+
+#endif
 
 static const char *native_refuse(const npt_matmul_desc *desc, const npt_cpu *cpu, char *reason)
 {
@@ -156,14 +186,10 @@ static void at_least(const npt_matmul_desc *desc, const npt_native_ops *ops, siz
     if (all > *shared_bytes) *shared_bytes = all;
 }
 
-/* Room for whichever route of this CPU needs most. The others are not asked: even a filler is
- * compiled for its instruction set, and would be an illegal instruction elsewhere. */
+/* The CPU is not known here: room for whichever route needs most. */
 static void native_plan(const npt_matmul_desc *desc, int workers, size_t *worker_bytes,
                         size_t *shared_bytes)
 {
-    static const npt_cpu levels[] = {{.level = NPT_CPU_AVX2}, {.level = NPT_CPU_AVX512}};
-    npt_native_ops ops;
-    npt_cpu here;
     (void)workers;
     *worker_bytes = *shared_bytes = 0;
     if (few_tokens(desc)) {
@@ -171,16 +197,15 @@ static void native_plan(const npt_matmul_desc *desc, int workers, size_t *worker
         *shared_bytes = (size_t)(desc->m * round_up(desc->k, NPT_NATIVE_MAX_LANES)) * sizeof(float);
         return;
     }
-    if (npt_cpu_detect(&here) != NPT_OK) return; /* as in npt_exec_create(), which said why */
-    for (size_t i = 0; i < sizeof(levels) / sizeof(levels[0]); i++) {
-        if (levels[i].level > here.level) break;
-        npt_matmul_native_ops(&levels[i], &ops);
-        at_least(desc, &ops, worker_bytes, shared_bytes);
+    for (int level = NPT_CPU_AVX2; level <= NPT_CPU_AVX512; level++) {
+        const npt_native_ops form = fma_form((npt_cpu_level)level);
+        at_least(desc, &form, worker_bytes, shared_bytes);
     }
 #ifdef HAVE_ISA_AMX
-    if (amx_pieces(desc) == 0 || (here.features & NPT_CPU_AMX_BF16) == 0) return;
-    npt_matmul_fill_amx(&ops, amx_pieces(desc));
-    at_least(desc, &ops, worker_bytes, shared_bytes);
+    if (amx_pieces(desc) != 0) {
+        const npt_native_ops form = amx_form(amx_pieces(desc));
+        at_least(desc, &form, worker_bytes, shared_bytes);
+    }
 #endif
 }
 
@@ -195,7 +220,7 @@ static npt_status native_run(const npt_matmul_desc *desc, const npt_matmul_args 
     }
 #ifdef HAVE_ISA_AMX
     if ((scratch->cpu->features & NPT_CPU_AMX_BF16) != 0 && amx_pieces(desc) != 0) {
-        npt_native_ops amx;
+        npt_native_ops amx = amx_form(amx_pieces(desc));
         npt_matmul_fill_amx(&amx, amx_pieces(desc));
         if (npt_matmul_blocked_run(desc, args, scratch, &amx)) return NPT_OK;
     }

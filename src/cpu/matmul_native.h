@@ -24,7 +24,13 @@
 #endif
 
 enum {
-    NPT_NATIVE_DEPTH = 256, /* k of one packed block, F32 */
+    NPT_NATIVE_AVX2_LANES = 8,
+    NPT_NATIVE_AVX2_ROWS = 6,
+    NPT_NATIVE_AVX512_LANES = 16,
+    NPT_NATIVE_AVX512_ROWS = 14,
+    NPT_NATIVE_AMX_ROWS = 32,
+    NPT_NATIVE_AMX_STEP = 32, /* k of one tile */
+    NPT_NATIVE_DEPTH = 256,   /* k of one packed block, F32 */
     NPT_NATIVE_MAX_DEPTH = 512,
     NPT_NATIVE_MAX_LANES = 16,
     NPT_NATIVE_CHUNK = 256,   /* most lanes packed at once */
@@ -66,6 +72,8 @@ typedef struct npt_native_tile {
     int64_t line_count;
 } npt_native_tile;
 
+/* The first half is plain numbers, which a plan needs on any CPU; the fillers, compiled for their
+ * instruction set, set the functions only. */
 typedef struct npt_native_ops {
     int lanes, max_rows, row_unit; /* tiles are a multiple of row_unit rows high */
     int depth, depth_unit;         /* k of a packed block; zeros are packed up to a whole unit */

@@ -194,13 +194,19 @@ static bool pack_lanes(const npt_native_operand *src, int64_t first, int width, 
 
 /* ---- The tile ------------------------------------------------------------------------------ */
 
+enum { NEAR = 16 }; /* k between asking for lanes and using them */
+
 /* One k: every row's element times one or two vectors. */
 INLINE void tile_step(const int rows, const int vectors, const float *row, const float *lane,
                       vf sum[MAX_ROWS][2])
 {
     vf right[2];
     UNROLLED
-    for (int v = 0; v < vectors; v++) right[v] = v_load(lane + v * LANES);
+    for (int v = 0; v < vectors; v++) {
+        right[v] = v_load(lane + v * LANES);
+        /* lanes mostly come from the second-level cache; a prefetch may point beyond them */
+        __builtin_prefetch(lane + NEAR * vectors * LANES + v * LANES, 0, 3);
+    }
     UNROLLED
     for (int r = 0; r < rows; r++) {
         const vf left = v_set1(row[r * NPT_NATIVE_DEPTH]);
@@ -377,20 +383,12 @@ static float sum_lanes(const float *partial)
 
 void FILL(npt_native_ops *ops)
 {
-    *ops = (npt_native_ops){
-        .lanes = LANES,
-        .max_rows = MAX_ROWS,
-        .row_unit = 2,
-        .depth = NPT_NATIVE_DEPTH,
-        .depth_unit = 1,
-        .packed_bytes = sizeof(float),
-        .widen = widen,
-        .pack_rows = pack_rows,
-        .pack_lanes = pack_lanes,
-        .tile = tile,
-        .store = store,
-        .store_transposed = store_transposed,
-        .dot = dot,
-        .sum_lanes = sum_lanes,
-    };
+    ops->widen = widen;
+    ops->pack_rows = pack_rows;
+    ops->pack_lanes = pack_lanes;
+    ops->tile = tile;
+    ops->store = store;
+    ops->store_transposed = store_transposed;
+    ops->dot = dot;
+    ops->sum_lanes = sum_lanes;
 }

@@ -202,9 +202,11 @@ static void check_way(const npt_problem *p, const npt_way *way, bool own)
 }
 
 /* Native at every level up to what the CPU has, with and without its other features; the others,
- * which do not look at the level, once. */
+ * which do not look at the level, once. NPT_BACKEND=name leaves only that one: what the libraries
+ * generate at run time is not always to the taste of valgrind. */
 static size_t list_ways(npt_way ways[MAX_WAYS])
 {
+    const char *only = getenv("NPT_BACKEND");
     npt_cpu cpu;
     size_t count = 0;
     assert_int_equal(npt_cpu_detect(&cpu), NPT_OK);
@@ -220,6 +222,7 @@ static size_t list_ways(npt_way ways[MAX_WAYS])
         for (size_t i = 0; i < some; i++) {
             if (!top && (strcmp(list[i]->name, "native") != 0 || level == NPT_CPU_REFERENCE))
                 continue;
+            if (only != NULL && strcmp(list[i]->name, only) != 0) continue;
             npt_way *way = &ways[count++];
             *way = (npt_way){.backend = list[i], .cpu = lowered};
             snprintf(way->name, sizeof(way->name), "%s at %s%s", list[i]->name,
