@@ -43,7 +43,8 @@ check_PROGRAMS += tests/train/test_checkpoint.test tests/train/test_loader.test
 tests_train_test_checkpoint_test_SOURCES = tests/train/test_checkpoint.c \
   tests/unit/temp_dir.h tests/npt_test.h
 tests_train_test_checkpoint_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
-tests_train_test_loader_test_SOURCES = tests/train/test_loader.c tests/unit/temp_dir.h tests/npt_test.h
+tests_train_test_loader_test_SOURCES = tests/train/test_loader.c \
+  tests/unit/temp_dir.h tests/npt_test.h
 tests_train_test_loader_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
 
 # The program end to end, on the bundled model.

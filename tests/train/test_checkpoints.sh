@@ -9,7 +9,7 @@ steps='--batch_size 1 --gradient_accumulation_steps 1 --log_steps 1 --warmup_ste
 base="$steps --adapter_rank 2 --learning_rate 1e-2"
 d=$work/run
 fresh() { rm -rf "$d" && cp -R "$work/first" "$d"; }
-all_of() { (cd "$1" && ls -d checkpoint-* | tr '\n' ' '); }
+all_of() { (cd "$1" && echo checkpoint-* | sed 's/checkpoint-//g'); }
 
 # shellcheck disable=SC2086
 {
@@ -18,12 +18,12 @@ all_of() { (cd "$1" && ls -d checkpoint-* | tr '\n' ' '); }
         --save_total_limit 2 --eval_dataset "$work/eval.jsonl" --eval_steps 5
     passes 'a run with an evaluation'
     is_true 'two checkpoints are kept beside the best and the final one' \
-        test "$(all_of "$work/first")" = 'checkpoint-6 checkpoint-8 checkpoint-best checkpoint-final '
+        test "$(all_of "$work/first")" = '6 8 best final'
     best=$(number best_metric "$work/first/checkpoint-best/trainer_state.json")
     lowest=$(sed -n 's/.*"eval\/loss":\([^,}]*\).*/\1/p' "$work/first/metrics.jsonl" | sort -g |
         head -n 1)
-    is_true 'the best metric is the lowest evaluation' \
-        awk -v a="$best" -v b="${lowest:-none}" 'BEGIN { exit !(a > 0 && a / b - 1 < 1e-8 && 1 - a / b < 1e-8) }'
+    is_true 'the best metric is the lowest evaluation' awk -v a="$best" -v b="${lowest:-none}" \
+        'BEGIN { exit !(a > 0 && a / b - 1 < 1e-8 && 1 - a / b < 1e-8) }'
     says 'trainer_state.json names the best checkpoint' first/checkpoint-final/trainer_state.json \
         '"best_model_checkpoint": "checkpoint-best"'
     run pretrain $base --output_dir "$work/first" --max_steps 10
@@ -54,7 +54,10 @@ all_of() { (cd "$1" && ls -d checkpoint-* | tr '\n' ' '); }
             head -c 1000 "$victim/adapter_model.safetensors" >"$work/torn"
             cp "$work/torn" "$victim/adapter_model.safetensors"
             ;;
-        changed) printf X | dd of="$victim/training_state.safetensors" bs=1 seek=5000 conv=notrunc 2>/dev/null ;;
+        changed)
+            printf X | dd of="$victim/training_state.safetensors" bs=1 seek=5000 conv=notrunc \
+                2>/dev/null
+            ;;
         unsealed) rm "$victim/MANIFEST" ;;
         emptied) rm "$victim"/* ;;
         esac
@@ -81,7 +84,8 @@ all_of() { (cd "$1" && ls -d checkpoint-* | tr '\n' ' '); }
         --adapter_rank) changed="$steps --learning_rate 1e-2 --adapter_rank $value" ;;
         *) changed="$base $flag $value" ;;
         esac
-        refused "resuming with another $flag is refused by name" 2 "^npt pretrain: .*${name:-$flag}" \
+        pattern="^npt pretrain: .*${name:-$flag}"
+        refused "resuming with another $flag is refused by name" 2 "$pattern" \
             pretrain $changed --output_dir "$d" --max_steps 20 --resume auto
     done <<END
 --adapter_rank 3
