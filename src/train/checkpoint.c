@@ -14,8 +14,9 @@
 #include "files/files.h"
 #include "files/json.h"
 
-/* Numbers that must come back exactly are tensors (I64, F64, F32), not JSON text. The JSON files repeat
- * for people what the tensors say; only log_history and the settings are read back from them. */
+/* Numbers that must come back exactly are tensors (I64, F64, F32), not JSON text. The JSON files
+ * repeat for people what the tensors say; only log_history and the settings are read back from
+ * them. */
 
 static const char state_file[] = "training_state.safetensors";
 static const char adapter_file[] = "adapter_model.safetensors";
@@ -39,12 +40,21 @@ void npt_train_state_fini(npt_train_state *state)
 
 static void pack(const npt_train_state *s, int64_t *counters, double *reals)
 {
-    const int64_t c[COUNTERS] = {s->step,          s->epoch,           s->position.file,     s->position.byte_offset,
-                                 s->position.line, s->position.row,    s->tokens,            s->skipped_steps,
-                                 s->skipped_batches, s->failures_in_a_row, s->metrics_lines, s->scaler.good_steps,
+    const int64_t c[COUNTERS] = {s->step,
+                                 s->epoch,
+                                 s->position.file,
+                                 s->position.byte_offset,
+                                 s->position.line,
+                                 s->position.row,
+                                 s->tokens,
+                                 s->skipped_steps,
+                                 s->skipped_batches,
+                                 s->failures_in_a_row,
+                                 s->metrics_lines,
+                                 s->scaler.good_steps,
                                  s->evaluated_step};
-    const double r[REALS] = {s->scaler.scale, s->epoch_fraction, s->best_metric, (double)s->best_step, s->first_loss,
-                             s->last_loss};
+    const double r[REALS] = {s->scaler.scale,      s->epoch_fraction, s->best_metric,
+                             (double)s->best_step, s->first_loss,     s->last_loss};
     memcpy(counters, c, sizeof c);
     memcpy(reals, r, sizeof r);
 }
@@ -53,7 +63,8 @@ static void unpack(npt_train_state *s, const int64_t *c, const double *r)
 {
     s->step = c[0];
     s->epoch = c[1];
-    s->position = (npt_dataset_position){.file = c[2], .byte_offset = c[3], .line = c[4], .row = c[5]};
+    s->position =
+        (npt_dataset_position){.file = c[2], .byte_offset = c[3], .line = c[4], .row = c[5]};
     s->tokens = c[6];
     s->skipped_steps = c[7];
     s->skipped_batches = c[8];
@@ -86,10 +97,12 @@ static int pieces_of(const npt_parameter *p, piece *pieces)
     return count;
 }
 
-static void piece_name(int layer, const npt_parameter *p, const piece *part, char *name, size_t bytes)
+static void piece_name(int layer, const npt_parameter *p, const piece *part, char *name,
+                       size_t bytes)
 {
     char parameter[128];
-    snprintf(name, bytes, "%s.%s", npt_parameter_name(layer, p, parameter, sizeof parameter), part->suffix);
+    snprintf(name, bytes, "%s.%s", npt_parameter_name(layer, p, parameter, sizeof parameter),
+             part->suffix);
 }
 
 static npt_status declare_pieces(void *writer, int layer, npt_parameter *p)
@@ -128,8 +141,11 @@ static npt_status write_state(const npt_checkpoint *c, const char *path)
     const int64_t counter_count = COUNTERS, real_count = REALS;
     pack(c->state, counters, reals);
     NPT_TRY(npt_st_writer_create(&writer, path));
-    npt_status status = npt_st_writer_add(writer, "trainer.counters", NPT_I64, 1, &counter_count, counters, NULL, NULL);
-    if (status == NPT_OK) status = npt_st_writer_add(writer, "trainer.reals", NPT_F64, 1, &real_count, reals, NULL, NULL);
+    npt_status status = npt_st_writer_add(writer, "trainer.counters", NPT_I64, 1, &counter_count,
+                                          counters, NULL, NULL);
+    if (status == NPT_OK)
+        status =
+            npt_st_writer_add(writer, "trainer.reals", NPT_F64, 1, &real_count, reals, NULL, NULL);
     if (status == NPT_OK) status = npt_adapters_visit(c->adapters, declare_pieces, writer);
     if (status == NPT_OK) status = npt_st_writer_commit(writer);
     npt_st_writer_destroy(writer);
@@ -168,10 +184,11 @@ static npt_status write_trainer_state(const npt_checkpoint *c, const char *path)
     const npt_train_state *s = c->state;
     json_t *best = isfinite(s->best_metric) ? json_real(s->best_metric) : json_null();
     json_t *best_path = s->best_step >= 0 ? json_string("checkpoint-best") : json_null();
-    json_t *root = json_pack("{s:o, s:o, s:f, s:I, s:I, s:b, s:b, s:O, s:O}", "best_metric", best, "best_model_checkpoint",
-                             best_path, "epoch", s->epoch_fraction, "global_step", (json_int_t)s->step, "max_steps",
-                             (json_int_t)s->total_steps, "is_local_process_zero", 1, "is_world_process_zero", 1, "log_history",
-                             s->log_history, "npt_settings", c->settings);
+    json_t *root = json_pack(
+        "{s:o, s:o, s:f, s:I, s:I, s:b, s:b, s:O, s:O}", "best_metric", best,
+        "best_model_checkpoint", best_path, "epoch", s->epoch_fraction, "global_step",
+        (json_int_t)s->step, "max_steps", (json_int_t)s->total_steps, "is_local_process_zero", 1,
+        "is_world_process_zero", 1, "log_history", s->log_history, "npt_settings", c->settings);
     if (root == NULL) return npt_fail(NPT_E_NOMEM, "out of memory");
     npt_status status = npt_json_save(path, root);
     json_decref(root);
@@ -180,7 +197,8 @@ static npt_status write_trainer_state(const npt_checkpoint *c, const char *path)
 
 static npt_status write_all(const npt_checkpoint *c, const char *directory)
 {
-    static const char *const names[] = {"adapter_config.json", adapter_file, "trainer_state.json", state_file};
+    static const char *const names[] = {"adapter_config.json", adapter_file, "trainer_state.json",
+                                        state_file};
     npt_status status = NPT_OK;
     for (int i = 0; i < 4 && status == NPT_OK; i++) {
         char *path = npt_path_join(directory, names[i]);
@@ -218,13 +236,15 @@ static const fixed_setting fixed_settings[] = {
     {"modulation", "--modulation"},
     {"modulation_scale", "--modulation_scale"},
     {"layers", "--layers"},
-    {"policy", "a precision flag (--use_fp16, --use_bf16, --use_quantization, --mixed_precision, --adapter_dtype)"},
+    {"policy", "a precision flag (--use_fp16, --use_bf16, --use_quantization, --mixed_precision, "
+               "--adapter_dtype)"},
     {"double_quantization", "--no_double_quantization"},
     {"optimizer_type", "--optimizer_type"},
     {"seed", "--seed"},
 };
 
-static npt_status compare_setting(const char *key, const json_t *then, const json_t *now, const char *directory)
+static npt_status compare_setting(const char *key, const json_t *then, const json_t *now,
+                                  const char *directory)
 {
     const fixed_setting *fixed = NULL;
     for (size_t i = 0; i < sizeof fixed_settings / sizeof fixed_settings[0]; i++)
@@ -235,11 +255,14 @@ static npt_status compare_setting(const char *key, const json_t *then, const jso
     if (was == NULL || is == NULL)
         status = npt_fail(NPT_E_NOMEM, "out of memory");
     else if (fixed != NULL)
-        status = npt_fail(NPT_E_USAGE, "%s is another one: %s was made with %s, this run has %s; resume with that of the first run",
+        status = npt_fail(NPT_E_USAGE,
+                          "%s is another one: %s was made with %s, this run has %s; resume with "
+                          "that of the first run",
                           fixed->flag, directory, was, is);
     else
-        npt_log(NPT_LOG_WARNING, "--%s was %s when %s was made and is %s now; the run goes on with the new value", key, was,
-                directory, is);
+        npt_log(NPT_LOG_WARNING,
+                "--%s was %s when %s was made and is %s now; the run goes on with the new value",
+                key, was, directory, is);
     free(was);
     free(is);
     return status;
@@ -252,7 +275,8 @@ static npt_status compare_settings(const json_t *then, const json_t *now, const 
     json_object_foreach((json_t *)now, key, value)
     {
         const json_t *old = json_object_get(then, key);
-        if (old != NULL && !json_equal(old, value)) NPT_TRY(compare_setting(key, old, value, directory));
+        if (old != NULL && !json_equal(old, value))
+            NPT_TRY(compare_setting(key, old, value, directory));
     }
     return NPT_OK;
 }
@@ -278,7 +302,8 @@ static npt_status read_trainer_state(const npt_checkpoint *c, const char *direct
 npt_status npt_checkpoint_load(const npt_checkpoint *checkpoint, const char *directory)
 {
     npt_st *st = NULL;
-    char *values = npt_path_join(directory, adapter_file), *state = npt_path_join(directory, state_file);
+    char *values = npt_path_join(directory, adapter_file),
+         *state = npt_path_join(directory, state_file);
     npt_status status = values != NULL && state != NULL ? NPT_OK : NPT_E_NOMEM;
     if (status == NPT_OK) status = npt_manifest_check(directory);
     if (status == NPT_OK) status = read_trainer_state(checkpoint, directory);
@@ -299,7 +324,8 @@ npt_status npt_checkpoint_load(const npt_checkpoint *checkpoint, const char *dir
 
 typedef struct found {
     char name[256];
-    int64_t step; /* of checkpoint-final: what its trainer_state.json says; unreadable: the newest, so that it is named */
+    int64_t step; /* of checkpoint-final: what its trainer_state.json says; unreadable: the newest,
+                     so that it is named */
 } found;
 
 static int64_t step_of_final(const char *output_dir, const char *name)
@@ -331,7 +357,9 @@ static npt_status list(const char *output_dir, bool final, found **checkpoints, 
     npt_status status = NPT_OK;
     for (struct dirent *entry; status == NPT_OK && (entry = readdir(directory)) != NULL;) {
         char *end = NULL;
-        if (strncmp(entry->d_name, "checkpoint-", 11) != 0 || strlen(entry->d_name) >= sizeof((found *)0)->name) continue;
+        if (strncmp(entry->d_name, "checkpoint-", 11) != 0 ||
+            strlen(entry->d_name) >= sizeof((found *)0)->name)
+            continue;
         int64_t step = strtoll(entry->d_name + 11, &end, 10);
         if (end == entry->d_name + 11 || *end != '\0') {
             if (!final || strcmp(entry->d_name, "checkpoint-final") != 0) continue;
@@ -349,7 +377,8 @@ static npt_status list(const char *output_dir, bool final, found **checkpoints, 
         next->step = step;
     }
     closedir(directory);
-    if (status == NPT_OK && *count > 1) qsort(*checkpoints, *count, sizeof **checkpoints, newest_first);
+    if (status == NPT_OK && *count > 1)
+        qsort(*checkpoints, *count, sizeof **checkpoints, newest_first);
     return status;
 }
 
@@ -366,7 +395,8 @@ npt_status npt_checkpoint_find(const char *output_dir, char **path)
         } else if (npt_manifest_check(candidate) == NPT_OK) {
             *path = candidate;
         } else {
-            npt_log(NPT_LOG_WARNING, "%s is incomplete and passed over: %s", candidate, npt_error_message());
+            npt_log(NPT_LOG_WARNING, "%s is incomplete and passed over: %s", candidate,
+                    npt_error_message());
             npt_free(candidate);
         }
     }

@@ -29,4 +29,6 @@ libnptcore_la_SOURCES += \
   src/train/products.h \
   src/train/setup.h \
   src/train/text_commands.c \
-  src/train/trainer.c
+  src/train/step.c \
+  src/train/trainer.c \
+  src/train/trainer.h

@@ -5,8 +5,8 @@
 #   tests/bench/step.sh NPT [RIVAL.py]        TORCH_PYTHON=python with torch, else npt alone
 #
 # SHAPE="hidden inter layers heads kv_heads", TOKENS, ROUNDS, PRECISIONS (fp32 bf16 fp16 nf4), MODE
-# (end-to-end or layerwise) and THREADS change what is measured. A line of npt is the median over the
-# steps after the sixth, of the best round; of PyTorch the median its script prints, of the best round.
+# (end-to-end or layerwise) and THREADS change what is measured. For npt: the median over the steps
+# after the sixth, of the best round; for PyTorch: the median its script prints, of the best round.
 set -euo pipefail
 npt=$1
 rival=${2:-}
@@ -59,16 +59,20 @@ run_torch() {
     [ "$mode" = layerwise ] && extra=--layerwise
     # shellcheck disable=SC2086
     "$TORCH_PYTHON" "$rival" ${torch_flags[$1]} $extra --hidden "$hidden" --inter "$inter" \
-        --layers "$layers" --heads "$heads" --kv "$kv" --seq "$tokens" --threads "$threads" 2>/dev/null |
+        --layers "$layers" --heads "$heads" --kv "$kv" --seq "$tokens" --threads "$threads" \
+        2>/dev/null |
         sed 's/.*"median_s": \([0-9.e-]*\),.*"peak_bytes": \([0-9]*\),.*/\1 \2/' |
         awk '{ print $1, $2 / 1048576 }'
 }
 
 best() { sort -n | head -n 1; }
 
-echo "# one $mode step, hidden $hidden, inter $inter, $layers layers, $heads/$kv heads, $tokens tokens, $threads threads"
+echo "# one $mode step, hidden $hidden, inter $inter, $layers layers, $heads/$kv heads," \
+    "$tokens tokens, $threads threads"
 printf '%-6s %12s %10s %10s' precision 'npt s/step' tokens/s 'peak MiB'
-if [ -n "$rival" ]; then printf ' %14s %10s %10s %10s' 'PyTorch s/step' tokens/s 'peak MiB' 'speed-up'; fi
+if [ -n "$rival" ]; then
+    printf ' %14s %10s %10s %10s' 'PyTorch s/step' tokens/s 'peak MiB' speed-up
+fi
 echo
 for precision in ${PRECISIONS:-fp32 bf16 fp16 nf4}; do
     : >"$work/ours"
