@@ -127,6 +127,12 @@ END
         --init_adapter "$work/first/checkpoint-final/adapter_model.safetensors"
     passes '--init_adapter takes a file'
     same 'which come to the same' "$work/from-dir" "$work/from-file"
+    run pretrain $base --max_steps 1 --output_dir "$work/from-run" --init_adapter "$work/first" \
+        --modulation_scale 0.2
+    passes '--init_adapter takes a run, and its newest checkpoint'
+    says 'which it names' err 'adapters begin with those of .*/first/checkpoint-final$'
+    says 'and warns of another modulation scale' err \
+        'warning: .* was trained with --modulation_scale 0\.1, this run has 0\.2'
     run pretrain $base --max_steps 1 --output_dir "$work/from-nothing"
     trained=$(number loss/total "$work/from-dir/metrics.jsonl")
     random=$(number loss/total "$work/from-nothing/metrics.jsonl")
@@ -134,6 +140,8 @@ END
         awk -v a="$trained" -v b="$random" 'BEGIN { exit !(a > 0 && a < b) }'
     refused 'an adapter of another rank is refused' 1 'A_proj' pretrain $steps --adapter_rank 3 \
         --max_steps 1 --output_dir "$work/no" --init_adapter "$work/first/checkpoint-final"
+    refused 'so is a directory without one' 1 'neither an adapter nor a run' pretrain $base \
+        --max_steps 1 --output_dir "$work/no" --init_adapter "$work/first/.."
     refused 'so is one that is not there' 1 'no/such' pretrain $base --max_steps 1 \
         --output_dir "$work/no" --init_adapter "$work/no/such"
     is_true 'and nothing was written for them' test ! -e "$work/no"
