@@ -163,9 +163,26 @@ static npt_native_ops amx_form(int pieces)
 static int amx_pieces(const npt_matmul_desc *desc)
 {
     enum { WORTHWHILE = 128 };
-    if (desc->a != desc->w || desc->trans_a || desc->accumulate) return 0;
+    if (desc->a != desc->w || desc->trans_a) return 0;
     if (desc->n < WORTHWHILE || desc->k < WORTHWHILE) return 0;
     return desc->a == NPT_BF16 ? 1 : desc->a == NPT_F16 ? 2 : 0;
+}
+
+/* A product of F16 may turn out to be one for FMA when part of it is stored already. That part is
+ * overwritten, but not where C is added to: there the product is made beside C. */
+static bool is_aside(const npt_matmul_desc *desc)
+{
+    return desc->accumulate && amx_pieces(desc) > 1;
+}
+
+static size_t aside_start(size_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
+}
+
+static size_t aside_bytes(const npt_matmul_desc *desc)
+{
+    return (size_t)(desc->m * desc->n) * sizeof(float);
 }
 
 #endif
@@ -205,9 +222,50 @@ static void native_plan(const npt_matmul_desc *desc, int workers, size_t *worker
     if (amx_pieces(desc) != 0) {
         const npt_native_ops form = amx_form(amx_pieces(desc));
         at_least(desc, &form, worker_bytes, shared_bytes);
+        if (is_aside(desc)) *shared_bytes = aside_start(*shared_bytes) + aside_bytes(desc);
     }
 #endif
 }
+
+#ifdef HAVE_ISA_AMX
+
+typedef struct npt_aside_job {
+    float *c;
+    const float *product;
+    int64_t count;
+} npt_aside_job;
+
+enum { ASIDE_TASK = 1 << 14 };
+
+static void add_aside(void *context, int64_t index, int worker)
+{
+    const npt_aside_job *job = context;
+    const int64_t first = index * ASIDE_TASK;
+    const int64_t end = first + ASIDE_TASK < job->count ? first + ASIDE_TASK : job->count;
+    (void)worker;
+    for (int64_t i = first; i < end; i++) job->c[i] += job->product[i];
+}
+
+/* False where FMA must do it; then nothing was written. */
+static bool run_amx(const npt_matmul_desc *desc, const npt_matmul_args *args,
+                    const npt_matmul_scratch *scratch)
+{
+    npt_native_ops amx = amx_form(amx_pieces(desc));
+    npt_matmul_fill_amx(&amx, amx_pieces(desc));
+    if (!is_aside(desc)) return npt_matmul_blocked_run(desc, args, scratch, &amx);
+    size_t worker_bytes, shared_bytes;
+    native_plan(desc, 0, &worker_bytes, &shared_bytes);
+    npt_matmul_desc plain = *desc;
+    npt_matmul_args aside = *args;
+    plain.accumulate = false;
+    aside.c = scratch->shared + shared_bytes - aside_bytes(desc);
+    if (!npt_matmul_blocked_run(&plain, &aside, scratch, &amx)) return false;
+    npt_aside_job job = {args->c, aside.c, desc->m * desc->n};
+    npt_threads_run(scratch->threads, add_aside, &job, (job.count + ASIDE_TASK - 1) / ASIDE_TASK);
+    return true;
+}
+
+#endif
 
 static npt_status native_run(const npt_matmul_desc *desc, const npt_matmul_args *args,
                              const npt_matmul_scratch *scratch)
@@ -219,11 +277,8 @@ static npt_status native_run(const npt_matmul_desc *desc, const npt_matmul_args 
         return NPT_OK;
     }
 #ifdef HAVE_ISA_AMX
-    if ((scratch->cpu->features & NPT_CPU_AMX_BF16) != 0 && amx_pieces(desc) != 0) {
-        npt_native_ops amx = amx_form(amx_pieces(desc));
-        npt_matmul_fill_amx(&amx, amx_pieces(desc));
-        if (npt_matmul_blocked_run(desc, args, scratch, &amx)) return NPT_OK;
-    }
+    const bool has_amx = (scratch->cpu->features & NPT_CPU_AMX_BF16) != 0;
+    if (has_amx && amx_pieces(desc) != 0 && run_amx(desc, args, scratch)) return NPT_OK;
 #endif
     npt_matmul_blocked_run(desc, args, scratch, &ops);
     return NPT_OK;

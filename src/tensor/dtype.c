@@ -3,6 +3,7 @@
 
 #include "tensor/dtype.h"
 
+#include <string.h>
 #include <strings.h>
 
 /* The scalar conversions are integer arithmetic on the bits, so that no compiler, rounding unit or

@@ -25,13 +25,16 @@ void npt_advise_rate(const npt_train_options *options, int64_t total_steps)
         sum += options->learning_rate *
                npt_schedule_factor(options->scheduler, n, options->warmup_steps, total_steps);
     if (sum >= initial_deviation || total_steps == 0) return;
-    npt_log(
-        NPT_LOG_WARNING,
-        "--learning_rate %g: in %" PRId64
-        " steps no adapter weight can move by more than %.2g (they start at a deviation of %g), "
-        "so the run will hardly learn; use npt pretrain with --learning_rate %g%s",
-        options->learning_rate, total_steps, sum, initial_deviation, good_rate,
-        options->warmup_steps * 2 > total_steps ? " and a smaller --warmup_steps" : "");
+    char better[64] = "more steps";
+    if (options->learning_rate < good_rate)
+        snprintf(better, sizeof better, "npt pretrain with --learning_rate %g", good_rate);
+    npt_log(NPT_LOG_WARNING,
+            "--learning_rate %g: in %" PRId64
+            " step%s no adapter weight can move by more than %.2g (they start at a deviation "
+            "of %g), so the run will hardly learn; use %s%s",
+            options->learning_rate, total_steps, total_steps == 1 ? "" : "s", sum,
+            initial_deviation, better,
+            options->warmup_steps * 2 > total_steps ? " and a smaller --warmup_steps" : "");
 }
 
 bool npt_terms_due(int64_t steps_taken, const npt_train_options *options)
@@ -49,7 +52,7 @@ void npt_advise_terms(const npt_train_options *options, int64_t steps_taken,
     npt_log(NPT_LOG_WARNING,
             "--regularization_lambda %g: the regularizer's gradient on the adapters is %.1f times "
             "the loss's at step %" PRId64 ", so the adapters are held where they are; use "
-                                          "--regularization_lambda 0 (or at most %.0e)",
+            "--regularization_lambda 0 (or at most %.0e)",
             options->regularization_lambda, norms->regularizer / norms->distance, steps_taken + 1,
             options->regularization_lambda * 0.1 * norms->distance / norms->regularizer);
 }

@@ -8,7 +8,6 @@
 #include "base/log.h"
 #include "files/files.h"
 #include "files/json.h"
-#include "train/checkpoint.h"
 #include "train/distill.h"
 #include "train/loader.h"
 #include "train/setup.h"
@@ -87,29 +86,11 @@ static char *layer_list(const bool *active, int64_t layers)
     return text;
 }
 
-/* The directory that holds the adapter: the one named, or its newest checkpoint (an --output_dir).
- */
-static npt_status find_adapter(const char *named, char **path)
-{
-    *path = NULL;
-    if (named == NULL) return NPT_OK;
-    char *config = npt_path_join(named, "adapter_config.json");
-    bool run = config != NULL && npt_path_is_directory(named) && !npt_path_exists(config);
-    npt_free(config);
-    if (run) NPT_TRY(npt_checkpoint_find(named, path));
-    if (run && *path == NULL)
-        return npt_fail(NPT_E_IO,
-                        "%s: neither an adapter nor a run with a complete checkpoint is there",
-                        named);
-    if (*path == NULL) *path = npt_strdup(named);
-    return *path != NULL ? NPT_OK : NPT_E_NOMEM;
-}
-
 static npt_status make_adapters(evaluator *e)
 {
     const npt_evaluate_options *o = &e->options;
-    char *adapter;
-    NPT_TRY(find_adapter(o->adapter, &adapter));
+    char *adapter = NULL;
+    if (o->adapter != NULL) NPT_TRY(npt_setup_find_adapter(o->adapter, &adapter));
     npt_adapters_options adapters = {o->adapter_rank, o->modulation, o->modulation_scale, o->layers,
                                      o->seed};
     const npt_config *config = &e->setup.model->config;

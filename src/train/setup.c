@@ -8,6 +8,8 @@
 
 #include "base/log.h"
 #include "files/files.h"
+#include "files/json.h"
+#include "train/checkpoint.h"
 #include "train/data_path.h"
 
 /* The policy is decided twice: from the flags alone, so that flags that exclude each other are
@@ -116,11 +118,45 @@ void npt_setup_log_weights(const npt_setup *setup)
             m->narrowing.flushed, lost ? "; use --use_bf16 or no precision flag" : "");
 }
 
+npt_status npt_setup_find_adapter(const char *named, char **path)
+{
+    char *config = npt_path_join(named, "adapter_config.json");
+    if (config == NULL) return NPT_E_NOMEM;
+    bool run = npt_path_is_directory(named) && !npt_path_exists(config);
+    npt_free(config);
+    *path = NULL;
+    if (run) NPT_TRY(npt_checkpoint_find(named, path));
+    if (run && *path == NULL)
+        return npt_fail(NPT_E_IO,
+                        "%s: neither an adapter nor a run with a complete checkpoint is there",
+                        named);
+    if (*path == NULL) *path = npt_strdup(named);
+    return *path != NULL ? NPT_OK : NPT_E_NOMEM;
+}
+
+static npt_status check_scale(const npt_adapters *adapters, const char *directory)
+{
+    json_t *root = NULL;
+    double scale = adapters->strength;
+    char *path = npt_path_join(directory, "adapter_config.json");
+    if (path == NULL) return NPT_E_NOMEM;
+    npt_status status = npt_json_load(path, 0, &root);
+    if (status == NPT_OK)
+        status = npt_json_real(root, "modulation_scale", path, scale, 0, 1e6, &scale);
+    if (status == NPT_OK && (float)scale != adapters->strength)
+        npt_log(NPT_LOG_WARNING, "%s was trained with --modulation_scale %g, this run has %g",
+                directory, scale, (double)adapters->strength);
+    json_decref(root);
+    npt_free(path);
+    return status;
+}
+
 npt_status npt_setup_load_adapters(npt_adapters *adapters, const char *path)
 {
     npt_st *st;
-    char *file = npt_path_is_directory(path) ? npt_path_join(path, "adapter_model.safetensors")
-                                             : npt_strdup(path);
+    bool directory = npt_path_is_directory(path);
+    if (directory) NPT_TRY(check_scale(adapters, path));
+    char *file = directory ? npt_path_join(path, "adapter_model.safetensors") : npt_strdup(path);
     if (file == NULL) return NPT_E_NOMEM;
     npt_status status = npt_st_open(&st, file, false);
     if (status == NPT_OK) {

@@ -29,7 +29,11 @@ npt_status npt_setup_dataset(const npt_setup *setup, const npt_data_options *dat
 /* What conversion on load did, as a note or (where values overflowed) a warning. */
 void npt_setup_log_weights(const npt_setup *setup);
 
-/* Adapter values from an adapter directory, a checkpoint or a .safetensors file. */
+/* What an adapter's name stands for, as a new string: itself (a .safetensors file, an adapter
+ * directory, a checkpoint), or the newest checkpoint of a run's directory. NPT_E_IO. */
+npt_status npt_setup_find_adapter(const char *named, char **path);
+/* Adapter values from what npt_setup_find_adapter() found. Warns where a directory says that they
+ * belong to another modulation scale. */
 npt_status npt_setup_load_adapters(npt_adapters *adapters, const char *path);
 
 #endif

@@ -341,13 +341,13 @@ static npt_status resume(npt_trainer *t)
             return NPT_OK;
         }
     } else {
+        if (!npt_path_is_directory(o->resume))
+            return npt_fail(NPT_E_IO, "--resume %s: there is no such checkpoint", o->resume);
         NPT_TRY(check_branch(t, o->resume));
         path = npt_strdup(o->resume);
         if (path == NULL) return NPT_E_NOMEM;
     }
-    npt_status status = npt_path_is_directory(path)
-                            ? npt_checkpoint_load(&checkpoint, path)
-                            : npt_fail(NPT_E_IO, "--resume %s: there is no such checkpoint", path);
+    npt_status status = npt_checkpoint_load(&checkpoint, path);
     if (status == NPT_OK) status = npt_loader_seek(&t->loader, t->state.epoch, t->state.position);
     if (status == NPT_OK) {
         npt_log(NPT_LOG_NOTE, "resumed from %s at step %" PRId64, path, t->state.step);
@@ -384,6 +384,16 @@ static npt_status start_output(npt_trainer *t)
         lines);
 }
 
+static npt_status load_initial(npt_trainer *t)
+{
+    char *path;
+    NPT_TRY(npt_setup_find_adapter(t->options.init_adapter, &path));
+    npt_status status = npt_setup_load_adapters(&t->adapters, path);
+    if (status == NPT_OK) npt_log(NPT_LOG_NOTE, "adapters begin with those of %s", path);
+    npt_free(path);
+    return status;
+}
+
 static npt_status open_run(npt_trainer *t)
 {
     npt_train_options *o = &t->options;
@@ -401,7 +411,7 @@ static npt_status open_run(npt_trainer *t)
     NPT_TRY(npt_model_load(t->setup.model, t->setup.exec, &t->setup.policy,
                            t->distiller.student_sites));
     npt_setup_log_weights(&t->setup);
-    if (o->init_adapter != NULL) NPT_TRY(npt_setup_load_adapters(&t->adapters, o->init_adapter));
+    if (o->init_adapter != NULL) NPT_TRY(load_initial(t));
     int64_t total = t->state.total_steps;
     if (o->resume != NULL) NPT_TRY(resume(t));
     t->state.total_steps = total;

@@ -342,7 +342,8 @@ static void tiled_products(void **state)
                                              .a = floats[d],
                                              .w = floats[d],
                                              .c = NPT_F32,
-                                             .bias = s % 2 == 0});
+                                             .bias = s % 2 == 0,
+                                             .accumulate = s % 3 == 1});
 }
 
 /* An infinity times a weight that F16 holds in one bf16 piece must not become a NaN by way of the
@@ -360,7 +361,8 @@ static void infinities_travel(void **state)
                                                      .trans_w = true,
                                                      .a = NPT_F16,
                                                      .w = NPT_F16,
-                                                     .c = NPT_F32});
+                                                     .c = NPT_F32,
+                                                     .accumulate = where % 2 == 1});
         uint16_t *operand = where < 3 ? p.a : p.w;
         operand[3 * 150 + 77] = odd[where % 3];
         float *plain = NULL;

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
+# shellcheck shell=sh
 # What the tests of training share, on top of those of the program: runs on the bundled model that
 # take a fraction of a second, and what makes two of them equal.
 . "${NPT_SRCDIR:-.}/tests/cli/lib.sh"

@@ -125,7 +125,8 @@ static void assert_same_values(rig *a, rig *b)
         for (int i = 0; i < a->adapters.adapter[layer].count; i++) {
             const npt_parameter *p = &a->adapters.adapter[layer].parameters[i];
             const npt_parameter *q = &b->adapters.adapter[layer].parameters[i];
-            const size_t bytes = (size_t)(p->rows * p->cols) * (a->adapters.dtype == NPT_F32 ? 4 : 2);
+            const size_t width = a->adapters.dtype == NPT_F32 ? 4 : 2;
+            const size_t bytes = (size_t)(p->rows * p->cols) * width;
             assert_memory_equal(p->value, q->value, bytes);
         }
 }
@@ -416,7 +417,8 @@ static void oldest_go_first(void **state)
     assert_int_equal(npt_checkpoint_rotate(directory, 0), NPT_OK);
     assert_int_equal(temp_dir_count(directory), 6);
     assert_int_equal(npt_checkpoint_rotate(directory, 2), NPT_OK);
-    for (size_t i = 0; i < NPT_COUNT(names); i++) assert_int_equal(is_there(directory, names[i]), i >= 2);
+    for (size_t i = 0; i < NPT_COUNT(names); i++)
+        assert_int_equal(is_there(directory, names[i]), i >= 2);
     assert_int_equal(npt_checkpoint_rotate(directory, 9), NPT_OK);
     assert_int_equal(temp_dir_count(directory), 4);
     rig_fini(&r);

@@ -9,7 +9,7 @@ steps='--batch_size 1 --gradient_accumulation_steps 1 --log_steps 1 --warmup_ste
 base="$steps --adapter_rank 2 --learning_rate 1e-2"
 d=$work/run
 fresh() { rm -rf "$d" && cp -R "$work/first" "$d"; }
-all_of() { (cd "$1" && ls -d checkpoint-* | tr '\n' ' '); }
+all_of() { (cd "$1" && echo checkpoint-* | sed 's/checkpoint-//g'); }
 
 # shellcheck disable=SC2086
 {
@@ -18,12 +18,12 @@ all_of() { (cd "$1" && ls -d checkpoint-* | tr '\n' ' '); }
         --save_total_limit 2 --eval_dataset "$work/eval.jsonl" --eval_steps 5
     passes 'a run with an evaluation'
     is_true 'two checkpoints are kept beside the best and the final one' \
-        test "$(all_of "$work/first")" = 'checkpoint-6 checkpoint-8 checkpoint-best checkpoint-final '
+        test "$(all_of "$work/first")" = '6 8 best final'
     best=$(number best_metric "$work/first/checkpoint-best/trainer_state.json")
     lowest=$(sed -n 's/.*"eval\/loss":\([^,}]*\).*/\1/p' "$work/first/metrics.jsonl" | sort -g |
         head -n 1)
-    is_true 'the best metric is the lowest evaluation' \
-        awk -v a="$best" -v b="${lowest:-none}" 'BEGIN { exit !(a > 0 && a / b - 1 < 1e-8 && 1 - a / b < 1e-8) }'
+    is_true 'the best metric is the lowest evaluation' awk -v a="$best" -v b="${lowest:-none}" \
+        'BEGIN { exit !(a > 0 && a / b - 1 < 1e-8 && 1 - a / b < 1e-8) }'
     says 'trainer_state.json names the best checkpoint' first/checkpoint-final/trainer_state.json \
         '"best_model_checkpoint": "checkpoint-best"'
     run pretrain $base --output_dir "$work/first" --max_steps 10
@@ -58,8 +58,8 @@ all_of() { (cd "$1" && ls -d checkpoint-* | tr '\n' ' '); }
             cp "$work/torn" "$victim/adapter_model.safetensors"
             ;;
         changed)
-            printf X | dd of="$victim/training_state.safetensors" bs=1 seek=5000 \
-                conv=notrunc 2>/dev/null
+            printf X | dd of="$victim/training_state.safetensors" bs=1 seek=5000 conv=notrunc \
+                2>/dev/null
             ;;
         unsealed) rm "$victim/MANIFEST" ;;
         emptied) rm "$victim"/* ;;
@@ -87,7 +87,8 @@ all_of() { (cd "$1" && ls -d checkpoint-* | tr '\n' ' '); }
         --adapter_rank) changed="$steps --learning_rate 1e-2 --adapter_rank $value" ;;
         *) changed="$base $flag $value" ;;
         esac
-        refused "resuming with another $flag is refused by name" 2 "^npt pretrain: .*${name:-$flag}" \
+        pattern="^npt pretrain: .*${name:-$flag}"
+        refused "resuming with another $flag is refused by name" 2 "$pattern" \
             pretrain $changed --output_dir "$d" --max_steps 20 --resume auto
     done <<END
 --adapter_rank 3
@@ -129,6 +130,12 @@ END
         --init_adapter "$work/first/checkpoint-final/adapter_model.safetensors"
     passes '--init_adapter takes a file'
     same 'which come to the same' "$work/from-dir" "$work/from-file"
+    run pretrain $base --max_steps 1 --output_dir "$work/from-run" --init_adapter "$work/first" \
+        --modulation_scale 0.2
+    passes '--init_adapter takes a run, and its newest checkpoint'
+    says 'which it names' err 'adapters begin with those of .*/first/checkpoint-final$'
+    says 'and warns of another modulation scale' err \
+        'warning: .* was trained with --modulation_scale 0\.1, this run has 0\.2'
     run pretrain $base --max_steps 1 --output_dir "$work/from-nothing"
     trained=$(number loss/total "$work/from-dir/metrics.jsonl")
     random=$(number loss/total "$work/from-nothing/metrics.jsonl")
@@ -136,6 +143,8 @@ END
         awk -v a="$trained" -v b="$random" 'BEGIN { exit !(a > 0 && a < b) }'
     refused 'an adapter of another rank is refused' 1 'A_proj' pretrain $steps --adapter_rank 3 \
         --max_steps 1 --output_dir "$work/no" --init_adapter "$work/first/checkpoint-final"
+    refused 'so is a directory without one' 1 'neither an adapter nor a run' pretrain $base \
+        --max_steps 1 --output_dir "$work/no" --init_adapter "$work/first/.."
     refused 'so is one that is not there' 1 'no/such' pretrain $base --max_steps 1 \
         --output_dir "$work/no" --init_adapter "$work/no/such"
     is_true 'and nothing was written for them' test ! -e "$work/no"

@@ -18,7 +18,8 @@ static char *rows_file(const char *directory, int rows)
     return temp_file(directory, "rows.jsonl", text, strlen(text));
 }
 
-static npt_status open_loader(npt_loader *loader, const char *path, int64_t batch, int64_t accumulate)
+static npt_status open_loader(npt_loader *loader, const char *path, int64_t batch,
+                              int64_t accumulate)
 {
     const npt_dataset_options options = {.path = path, .vocab_size = 100, .max_length = 4};
     npt_dataset *dataset;
@@ -157,12 +158,14 @@ static void survives_every_failed_allocation(void **state)
 int main(void)
 {
     const npt_case cases[] = {
-        NPT_CASE("a step never crosses an epoch: the last one of it is shorter", steps_end_with_epochs),
+        NPT_CASE("a step never crosses an epoch: the last one of it is shorter",
+                 steps_end_with_epochs),
         NPT_CASE("a micro-batch is its rows one after the other, without padding",
                  micro_batches_have_no_padding),
         NPT_CASE("a position leads back to the same rows, in every epoch", positions_lead_back),
         NPT_CASE("the end of the data, and data without a row, are told apart", the_end_is_told),
-        NPT_CASE("every failed allocation is said and leaks nothing", survives_every_failed_allocation),
+        NPT_CASE("every failed allocation is said and leaks nothing",
+                 survives_every_failed_allocation),
     };
     return npt_test_run("loader", cases, NPT_COUNT(cases));
 }

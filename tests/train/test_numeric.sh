@@ -13,9 +13,9 @@ bytes() { tr '\0' "$1" </dev/zero | head -c "$2"; }
 # 288), of nothing but the bytes A and B.
 adapter() {
     layer=model.layers.0.adapter
-    header="{\"$layer.A_proj.weight\":{\"dtype\":\"F32\",\"shape\":[1,128],\"data_offsets\":[0,512]}"
-    header="$header,\"$layer.B_add.weight\":{\"dtype\":\"F32\",\"shape\":[288,1],"
-    header="$header\"data_offsets\":[512,1664]}}"
+    f32='"dtype":"F32","shape"'
+    header="{\"$layer.A_proj.weight\":{$f32:[1,128],\"data_offsets\":[0,512]}"
+    header="$header,\"$layer.B_add.weight\":{$f32:[288,1],\"data_offsets\":[512,1664]}}"
     {
         # shellcheck disable=SC2059
         printf "\\$(printf '%03o' ${#header})\\0\\0\\0\\0\\0\\0\\0%s" "$header"

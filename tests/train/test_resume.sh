@@ -4,6 +4,10 @@
 # they do not depend on the number of threads.
 . "${NPT_SRCDIR:-.}/tests/train/lib.sh"
 
+mkdir "$work/files"
+head -n 5 "$NPT_DATADIR/train.jsonl" >"$work/files/1.jsonl"
+sed -n 6,20p "$NPT_DATADIR/train.jsonl" >"$work/files/2.jsonl"
+
 # 13 rows make an epoch of four steps, the last a shorter one: twenty steps are five epochs, and a
 # checkpoint at step 7 lies within one.
 head -n 6 "$NPT_DATADIR/eval.jsonl" >"$work/eval.jsonl"
@@ -59,8 +63,9 @@ exact() {
     exact 'killed and resumed: NF4' $rows --max_length 8 --backend native --use_quantization
     exact 'killed and resumed: mixed distillation, by draws' $rows --max_length 8 \
         --backend native --distill mixed --teacher_forcing 0.4 --loss normalized --seed 3
-    exact 'killed and resumed: layerwise, Adam, an evaluation every third step' $rows \
+    exact 'killed and resumed: layerwise, Adam, an evaluation every third step, two files' $rows \
         --max_length 8 --backend native --distill layerwise --optimizer_type adam \
+        --dataset_name "$work/files" \
         --eval_dataset "$work/eval.jsonl" --eval_steps 3
     exact 'killed and resumed: backend reference' $rows --max_length 4 --backend reference
 }
