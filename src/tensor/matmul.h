@@ -15,7 +15,8 @@
 typedef struct npt_matmul_desc {
     int64_t m, n, k;
     bool trans_a;    /* A is stored [k,m] (else [m,k]) */
-    bool trans_w;    /* W is stored [n,k]: the Hugging Face layout, y = x·Wᵀ (else [k,n]: dX = dY·W) */
+    /* W is stored [n,k]: the Hugging Face layout, y = x·Wᵀ (else [k,n]: dX = dY·W) */
+    bool trans_w;
     npt_dtype a;     /* F32, F16, BF16 */
     npt_dtype w;     /* F32, F16, BF16, NF4 (blocks run along the flattened stored matrix) */
     npt_dtype c;     /* F32, F16, BF16: one rounding of the F32 result */
@@ -41,7 +42,8 @@ typedef struct npt_matmul_backend {
      * `reason`, 128 bytes). */
     const char *(*refuse)(const npt_matmul_desc *desc, const npt_cpu *cpu, char *reason);
     /* Scratch that run() needs: per worker, and shared by all. Both may be NULL = none. */
-    void (*plan)(const npt_matmul_desc *desc, int workers, size_t *worker_bytes, size_t *shared_bytes);
+    void (*plan)(const npt_matmul_desc *desc, int workers, size_t *worker_bytes,
+                 size_t *shared_bytes);
     /* Scratch: `shared` and workers × worker_bytes (64-byte aligned, `worker_stride` apart). */
     npt_status (*run)(const npt_matmul_desc *desc, const npt_matmul_args *args,
                       const npt_matmul_scratch *scratch);
