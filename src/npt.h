@@ -48,7 +48,8 @@ NPT_API const char *npt_version(void);
 
 typedef enum npt_log_level { NPT_LOG_VERBOSE, NPT_LOG_NOTE, NPT_LOG_WARNING } npt_log_level;
 /* Lines meant for a person, one per call, without newline. Called from the thread that runs the
- * library call. NULL restores the default, standard error. Not thread-safe against running calls. */
+ * library call. NULL restores the default, standard error. Not thread-safe against running calls.
+ */
 typedef void npt_log_sink(void *context, npt_log_level level, const char *line);
 NPT_API void npt_log_set(npt_log_sink *sink, void *context);
 
@@ -106,17 +107,21 @@ typedef enum npt_modulation {
 } npt_modulation;
 
 typedef struct npt_data_options {
-    const char *dataset_name; /* file, directory or glob; NULL: the bundled text */
+    const char *dataset_name;  /* file, directory or glob; NULL: the bundled text */
     const char *dataset_split; /* of a directory: only files whose name begins with it; NULL: all */
-    int64_t num_samples;      /* 0: all rows */
-    int64_t max_length;       /* ids a row */
-    bool strict_data;         /* a bad row ends the run */
+    int64_t num_samples;       /* 0: all rows */
+    int64_t max_length;        /* ids a row */
+    bool strict_data;          /* a bad row ends the run */
 } npt_data_options;
 
 /* ---- Training: phase 1, equivalence pre-training ------------------------------------------- */
 
 typedef enum npt_recipe { NPT_RECIPE_PRETRAIN, NPT_RECIPE_PRETRAIN_SAFE } npt_recipe;
-typedef enum npt_distill { NPT_DISTILL_END_TO_END, NPT_DISTILL_LAYERWISE, NPT_DISTILL_MIXED } npt_distill;
+typedef enum npt_distill {
+    NPT_DISTILL_END_TO_END,
+    NPT_DISTILL_LAYERWISE,
+    NPT_DISTILL_MIXED
+} npt_distill;
 typedef enum npt_loss { NPT_LOSS_NORMALIZED, NPT_LOSS_PLAIN } npt_loss;
 typedef enum npt_optimizer { NPT_OPTIMIZER_ADAMW, NPT_OPTIMIZER_ADAM } npt_optimizer;
 typedef enum npt_scheduler {
@@ -135,8 +140,8 @@ typedef struct npt_step_info {
     int64_t tokens;           /* since the start of the run, resumed parts included */
     double tokens_per_second; /* of this process */
     double seconds_left;
-    size_t peak_bytes;        /* resident */
-    bool logged;              /* this step is in metrics.jsonl */
+    size_t peak_bytes; /* resident */
+    bool logged;       /* this step is in metrics.jsonl */
 } npt_step_info;
 
 typedef void npt_step_callback(void *context, const npt_step_info *info);
@@ -163,7 +168,7 @@ typedef struct npt_train_options {
     double regularization_lambda;
     /* optimization */
     int64_t batch_size, gradient_accumulation_steps, num_epochs;
-    int64_t max_steps; /* -1: by epochs */
+    int64_t max_steps;                                 /* -1: by epochs */
     double learning_rate, weight_decay, max_grad_norm; /* max_grad_norm 0: no clipping */
     npt_optimizer optimizer;
     npt_scheduler scheduler;
@@ -171,10 +176,10 @@ typedef struct npt_train_options {
     double initial_loss_scale; /* dynamic loss scale starts here; 65536 */
     /* saving and logging */
     int64_t log_steps, save_steps, save_total_limit; /* save_total_limit 0: all are kept */
-    const char *eval_dataset; /* NULL: none, and no checkpoint-best */
-    int64_t eval_steps;       /* 0: as save_steps */
-    const char *resume;       /* "auto" or a checkpoint; NULL: a new run */
-    const char *run_name;     /* recorded */
+    const char *eval_dataset;                        /* NULL: none, and no checkpoint-best */
+    int64_t eval_steps;                              /* 0: as save_steps */
+    const char *resume;                              /* "auto" or a checkpoint; NULL: a new run */
+    const char *run_name;                            /* recorded */
     const char *log_file;     /* every line of the log, appended; NULL: none */
     const char *command_line; /* recorded in metrics.jsonl; may be NULL */
     bool dry_run;             /* say what would be done; read no weight, write nothing */
@@ -218,10 +223,10 @@ typedef struct npt_evaluate_options {
 typedef struct npt_evaluate_report {
     int64_t rows, tokens; /* tokens: predicted ones */
     double teacher_perplexity, student_perplexity;
-    double kl;            /* mean KL(teacher‖student) per predicted token, nats */
+    double kl;             /* mean KL(teacher‖student) per predicted token, nats */
     double top1_agreement; /* share of tokens where the most likely next token is the same */
     int layers;
-    double *layer_loss;   /* [layers] D_i of the student's own run */
+    double *layer_loss; /* [layers] D_i of the student's own run */
     char model[1024], policy[256];
 } npt_evaluate_report;
 

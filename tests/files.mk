@@ -20,7 +20,8 @@ tests_unit_test_json_test_SOURCES = tests/unit/test_json.c \
   tests/unit/temp_dir.h tests/npt_test.h
 tests_unit_test_json_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
 check_PROGRAMS += tests/unit/test_datadir.test
-tests_unit_test_datadir_test_SOURCES = tests/unit/test_datadir.c tests/unit/temp_dir.h tests/npt_test.h
+tests_unit_test_datadir_test_SOURCES = tests/unit/test_datadir.c \
+  tests/unit/temp_dir.h tests/npt_test.h
 tests_unit_test_datadir_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
 check_PROGRAMS += tests/unit/test_hub.test
 tests_unit_test_hub_test_SOURCES = tests/unit/test_hub.c \

@@ -9,11 +9,15 @@ TEST_EXTENSIONS = .test .sh
 TEST_LOG_DRIVER = env AM_TAP_AWK='$(AWK)' $(SHELL) $(top_srcdir)/build-aux/tap-driver.sh
 SH_LOG_DRIVER = $(TEST_LOG_DRIVER)
 SH_LOG_COMPILER = $(SHELL)
+# Waiting threads sleep: where the tests share their cores, spinning ones cost ten times their work.
 AM_TESTS_ENVIRONMENT = \
   NPT_SRCDIR='$(abs_top_srcdir)'; export NPT_SRCDIR; \
-  NPT_BUILDDIR='$(abs_top_builddir)'; export NPT_BUILDDIR;
+  NPT_BUILDDIR='$(abs_top_builddir)'; export NPT_BUILDDIR; \
+  OMP_WAIT_POLICY=passive; export OMP_WAIT_POLICY;
 LDADD = libnptcore.la $(CMOCKA_LIBS)
-EXTRA_DIST += tests/npt_test.h tests/golden
+# Folders of data only: automake copies a folder from the build tree, too, with what it built there.
+EXTRA_DIST += tests/npt_test.h tests/golden/README.md tests/golden/make_golden.py \
+  tests/golden/make_nf4.py tests/golden/cases tests/golden/models tests/golden/nf4
 
 include $(top_srcdir)/tests/base.mk
 include $(top_srcdir)/tests/files.mk

@@ -40,7 +40,8 @@ typedef struct npt_case {
     void (*function)(void **state);
 } npt_case;
 #define NPT_CASE(sentence, function) {(sentence), (function)}
-static jmp_buf npt_test_failed_;
+/* Weak: one for the whole program, where helpers of a test are in a file of their own. */
+__attribute__((weak)) jmp_buf npt_test_failed_;
 typedef struct npt_test_place_ {
     const char *file;
     int line;

@@ -8,7 +8,8 @@ tests_kern_test_kernels_test_SOURCES = tests/kern/test_kernels.c tests/kern/kern
 check_PROGRAMS += tests/kern/test_rows.test
 tests_kern_test_rows_test_SOURCES = tests/kern/test_rows.c tests/kern/kern.h tests/npt_test.h
 check_PROGRAMS += tests/kern/test_attention.test
-tests_kern_test_attention_test_SOURCES = tests/kern/test_attention.c tests/kern/kern.h tests/npt_test.h
+tests_kern_test_attention_test_SOURCES = \
+  tests/kern/test_attention.c tests/kern/kern.h tests/npt_test.h
 
 # Rates of every kernel at every level: make tests/bench/bench_kernels
 EXTRA_PROGRAMS += tests/bench/bench_kernels

@@ -9,6 +9,7 @@ EXTRA_DIST += tests/golden/make_tokenizers.py \
   tests/golden/tokenizers/gpt2.json tests/golden/tokenizers/gpt2.vectors.json \
   tests/golden/tokenizers/llama2.json tests/golden/tokenizers/llama2.vectors.json \
   tests/golden/tokenizers/mistral.json tests/golden/tokenizers/mistral.vectors.json \
+  tests/golden/tokenizers/wide.json tests/golden/tokenizers/wide.vectors.json \
   tests/golden/tokenizers/metaspace.json tests/golden/tokenizers/metaspace.vectors.json \
   tests/golden/tokenizers/fused.json tests/golden/tokenizers/fused.vectors.json \
   tests/golden/tokenizers/splits.json tests/golden/tokenizers/splits.vectors.json

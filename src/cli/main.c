@@ -4,6 +4,7 @@
 #include <locale.h>
 #include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 #include "cli/flags.h"
@@ -93,8 +94,22 @@ static int command_version(int argc, char **argv)
     return npt_cli_finish(set.command, 0);
 }
 
+/* A mapped weight file that becomes shorter under a run takes its pages away. */
+static void on_bus_error(int number)
+{
+    static const char sentence[] =
+        "npt: a file that is in use (a weight of the model, most likely) became shorter "
+        "while it was being read; restore it, and go on with --resume auto\n";
+    (void)number;
+    if (write(STDERR_FILENO, sentence, sizeof(sentence) - 1) < 0) {
+        /* there is nobody to tell */
+    }
+    _exit(1);
+}
+
 int main(int argc, char **argv)
 {
+    signal(SIGBUS, on_bus_error);
     setlocale(LC_CTYPE, "");  /* numbers stay in the C locale */
     signal(SIGPIPE, SIG_IGN); /* a closed pipe is a failed write, with a sentence */
     if (argc > 0) npt_cli_set_program(argv[0]);

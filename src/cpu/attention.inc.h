@@ -1,21 +1,21 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Attention, forward and backward, without a matrix of scores. Included by kernels.inc.h.
  *
- * Work is cut into rows and keys. A row is one query of one head; the rows of a kv head are numbered
- * token by token, the heads of its group side by side, so that 64 rows share their keys. Scores are
- * kept transposed, [key][row]: then K and V are used as they lie in memory, a row's maximum and
- * sum run along vectors, and only the 64 rows of Q (and of the output's gradient) are transposed.
- * The forward pass makes one task of 64 rows; the backward pass one of a kv head, which adds up
- * dK and dV in F32 in a fixed order. Invariant: no result depends on which worker does a task.
- * Levels differ in the last bits here: products and sums may be fused. */
+ * Work is cut into rows and keys. A row is one query of one head; the rows of a kv head are
+ * numbered token by token, the heads of its group side by side, so that 64 rows share their keys.
+ * Scores are kept transposed, [key][row]: then K and V are used as they lie in memory, a row's
+ * maximum and sum run along vectors, and only the 64 rows of Q (and of the output's gradient) are
+ * transposed. The forward pass makes one task of 64 rows; the backward pass one of a kv head, which
+ * adds up dK and dV in F32 in a fixed order. Invariant: no result depends on which worker does a
+ * task. Levels differ in the last bits here: products and sums may be fused. */
 
 enum {
-    ROWS = 64,  /* rows of a block */
-    KEYS = 64,  /* keys of a block */
+    ROWS = 64, /* rows of a block */
+    KEYS = 64, /* keys of a block */
     TILE_ROWS = NPT_VECTOR_FLOATS == 16 ? 8 : 4
 };
 
-/* ---- Small products ---------------------------------------------------------------------------- */
+/* ---- Small products -------------------------------------------------------------------------- */
 
 /* One product C[m][n] (+)= A·B of a block: A's element (i, p) at a[i·row + p·step], B's rows ldb
  * apart, C's rows ldc apart. n is a multiple of LANES. */
@@ -77,12 +77,12 @@ static void product(npt_product x)
     if (j < x.n) tile_last(&x, j);
 }
 
-/* ---- What both passes share -------------------------------------------------------------------- */
+/* ---- What both passes share ------------------------------------------------------------------ */
 
 /* One kv head of one sequence. */
 typedef struct npt_group {
-    int64_t first, tokens;  /* of the sequence */
-    int64_t kv, heads;      /* kv head; query heads that share it */
+    int64_t first, tokens;                  /* of the sequence */
+    int64_t kv, heads;                      /* kv head; query heads that share it */
     int64_t all_heads, all_kv, dim, padded; /* padded: dim up to a multiple of LANES */
     int64_t window;
 } npt_group;
@@ -179,16 +179,24 @@ static void store_keys(const npt_group *g, const float *src, npt_out out)
 static void scores(const npt_group *g, const npt_rows *rows, int64_t keys, const float *left,
                    const float *right, float *dst)
 {
-    product((npt_product){.m = keys, .n = rows->padded, .k = g->dim,
-                          .a = left, .row = g->padded, .step = 1,
-                          .b = right, .ldb = ROWS, .c = dst, .ldc = ROWS});
+    product((npt_product){.m = keys,
+                          .n = rows->padded,
+                          .k = g->dim,
+                          .a = left,
+                          .row = g->padded,
+                          .step = 1,
+                          .b = right,
+                          .ldb = ROWS,
+                          .c = dst,
+                          .ldc = ROWS});
 }
 
-/* ---- Forward ----------------------------------------------------------------------------------- */
+/* ---- Forward --------------------------------------------------------------------------------- */
 
 typedef struct npt_forward_scratch {
     float *q, *q_turned, *k, *v, *score, *out;
-    float *top, *sum, *shrink; /* [ROWS]: largest score so far, Σ e^(score − top), change of scale */
+    /* [ROWS]: largest score so far, Σ e^(score − top), change of scale */
+    float *top, *sum, *shrink;
 } npt_forward_scratch;
 
 static int64_t forward_floats(int64_t padded)
@@ -199,8 +207,11 @@ static int64_t forward_floats(int64_t padded)
 static npt_forward_scratch cut_forward(float *memory, int64_t padded)
 {
     int64_t panel = ROWS * padded;
-    npt_forward_scratch s = {.q = memory, .q_turned = memory + panel, .k = memory + 2 * panel,
-                             .v = memory + 3 * panel, .out = memory + 4 * panel};
+    npt_forward_scratch s = {.q = memory,
+                             .q_turned = memory + panel,
+                             .k = memory + 2 * panel,
+                             .v = memory + 3 * panel,
+                             .out = memory + 4 * panel};
     s.score = memory + 5 * panel;
     s.top = s.score + KEYS * ROWS;
     s.sum = s.top + ROWS;
@@ -245,10 +256,17 @@ static void gather_values(const npt_group *g, const npt_rows *rows, const npt_fo
         float *row = s->out + r * g->padded;
         for (int64_t i = 0; i < g->padded; i += VF) put(row + i, get(row + i) * all(s->shrink[r]));
     }
-    product((npt_product){.m = rows->padded, .n = g->padded, .k = keys,
-                          .a = s->score, .row = 1, .step = ROWS,
-                          .b = s->v, .ldb = g->padded,
-                          .c = s->out, .ldc = g->padded, .accumulate = !first});
+    product((npt_product){.m = rows->padded,
+                          .n = g->padded,
+                          .k = keys,
+                          .a = s->score,
+                          .row = 1,
+                          .step = ROWS,
+                          .b = s->v,
+                          .ldb = g->padded,
+                          .c = s->out,
+                          .ldc = g->padded,
+                          .accumulate = !first});
 }
 
 /* Divides by the sums; a row that saw nothing is 0. */
@@ -309,9 +327,12 @@ static void attention_task(void *context, int64_t task, int worker)
     }
     npt_group g = {.first = args->offsets[sequence],
                    .tokens = args->offsets[sequence + 1] - args->offsets[sequence],
-                   .kv = task % args->kv_heads, .heads = heads,
-                   .all_heads = args->heads, .all_kv = args->kv_heads,
-                   .dim = args->head_dim, .padded = round_up(args->head_dim, LANES),
+                   .kv = task % args->kv_heads,
+                   .heads = heads,
+                   .all_heads = args->heads,
+                   .all_kv = args->kv_heads,
+                   .dim = args->head_dim,
+                   .padded = round_up(args->head_dim, LANES),
                    .window = args->window};
     /* The last rows have the most keys: they come first, the short ones fill the gaps. */
     attend(args, &g, blocks - 1 - task / args->kv_heads,
@@ -324,18 +345,18 @@ static void attention(const npt_run *run, const npt_attention_args *args)
     int64_t tasks = 0;
     NPT_ASSERT(args->head_dim <= CHUNK && args->heads % args->kv_heads == 0);
     for (int64_t s = 0; s < args->sequences; s++)
-        tasks += args->kv_heads * row_blocks(args->offsets[s + 1] - args->offsets[s],
-                                             args->heads / args->kv_heads);
+        tasks += args->kv_heads *
+                 row_blocks(args->offsets[s + 1] - args->offsets[s], args->heads / args->kv_heads);
     run_blocks(run, attention_task, &job, tasks, 1);
 }
 
-/* ---- Backward ---------------------------------------------------------------------------------- */
+/* ---- Backward -------------------------------------------------------------------------------- */
 
 typedef struct npt_backward_scratch {
     float *q, *q_turned, *dout, *dout_turned, *k, *v, *dq;
-    float *p, *ds;     /* [KEYS][ROWS] */
+    float *p, *ds;      /* [KEYS][ROWS] */
     float *lse, *delta; /* [ROWS]; delta: Σ dout·out */
-    float *dk, *dv;    /* [tokens][padded] */
+    float *dk, *dv;     /* [tokens][padded] */
 } npt_backward_scratch;
 
 static int64_t backward_floats(int64_t padded, int64_t tokens)
@@ -346,9 +367,13 @@ static int64_t backward_floats(int64_t padded, int64_t tokens)
 static npt_backward_scratch cut_backward(float *memory, const npt_group *g)
 {
     int64_t panel = ROWS * g->padded;
-    npt_backward_scratch s = {.q = memory, .q_turned = memory + panel, .dout = memory + 2 * panel,
-                              .dout_turned = memory + 3 * panel, .k = memory + 4 * panel,
-                              .v = memory + 5 * panel, .dq = memory + 6 * panel};
+    npt_backward_scratch s = {.q = memory,
+                              .q_turned = memory + panel,
+                              .dout = memory + 2 * panel,
+                              .dout_turned = memory + 3 * panel,
+                              .k = memory + 4 * panel,
+                              .v = memory + 5 * panel,
+                              .dq = memory + 6 * panel};
     s.p = memory + 7 * panel;
     s.ds = s.p + KEYS * ROWS;
     s.lse = s.ds + KEYS * ROWS;
@@ -358,7 +383,8 @@ static npt_backward_scratch cut_backward(float *memory, const npt_group *g)
     return s;
 }
 
-/* Log-sums of the rows, and delta; dq serves as room for the output. Rows that pad get probability 0. */
+/* Log-sums of the rows, and delta; dq serves as room for the output. Padding rows get
+ * probability 0. */
 static void load_row_sums(const npt_attention_backward_args *args, const npt_group *g,
                           const npt_rows *rows, const npt_backward_scratch *s)
 {
@@ -405,15 +431,39 @@ static void backward_block(const npt_attention_backward_args *args, const npt_gr
         score_gradients(g, rows, s, key, keys, false);
     else
         score_gradients(g, rows, s, key, keys, true);
-    product((npt_product){.m = keys, .n = width, .k = rows->count,
-                          .a = s->p, .row = ROWS, .step = 1, .b = s->dout, .ldb = width,
-                          .c = s->dv + key * width, .ldc = width, .accumulate = true});
-    product((npt_product){.m = keys, .n = width, .k = rows->count,
-                          .a = s->ds, .row = ROWS, .step = 1, .b = s->q, .ldb = width,
-                          .c = s->dk + key * width, .ldc = width, .accumulate = true});
-    product((npt_product){.m = rows->padded, .n = width, .k = keys,
-                          .a = s->ds, .row = 1, .step = ROWS, .b = s->k, .ldb = width,
-                          .c = s->dq, .ldc = width, .accumulate = key != rows->key_first});
+    product((npt_product){.m = keys,
+                          .n = width,
+                          .k = rows->count,
+                          .a = s->p,
+                          .row = ROWS,
+                          .step = 1,
+                          .b = s->dout,
+                          .ldb = width,
+                          .c = s->dv + key * width,
+                          .ldc = width,
+                          .accumulate = true});
+    product((npt_product){.m = keys,
+                          .n = width,
+                          .k = rows->count,
+                          .a = s->ds,
+                          .row = ROWS,
+                          .step = 1,
+                          .b = s->q,
+                          .ldb = width,
+                          .c = s->dk + key * width,
+                          .ldc = width,
+                          .accumulate = true});
+    product((npt_product){.m = rows->padded,
+                          .n = width,
+                          .k = keys,
+                          .a = s->ds,
+                          .row = 1,
+                          .step = ROWS,
+                          .b = s->k,
+                          .ldb = width,
+                          .c = s->dq,
+                          .ldc = width,
+                          .accumulate = key != rows->key_first});
 }
 
 static void attend_backward(const npt_attention_backward_args *args, const npt_group *g,
@@ -452,9 +502,12 @@ static void attention_backward_task(void *context, int64_t task, int worker)
     int64_t sequence = task / args->kv_heads;
     npt_group g = {.first = args->offsets[sequence],
                    .tokens = args->offsets[sequence + 1] - args->offsets[sequence],
-                   .kv = task % args->kv_heads, .heads = args->heads / args->kv_heads,
-                   .all_heads = args->heads, .all_kv = args->kv_heads,
-                   .dim = args->head_dim, .padded = round_up(args->head_dim, LANES),
+                   .kv = task % args->kv_heads,
+                   .heads = args->heads / args->kv_heads,
+                   .all_heads = args->heads,
+                   .all_kv = args->kv_heads,
+                   .dim = args->head_dim,
+                   .padded = round_up(args->head_dim, LANES),
                    .window = args->window};
     attend_backward(args, &g,
                     (float *)(job->run->scratch + (size_t)worker * job->run->scratch_stride));

@@ -3,7 +3,7 @@
  * elements. Included by kernels.inc.h; element order does not matter here, so every kernel takes
  * flat blocks of BLOCK elements as tasks. */
 
-/* ---- Embedding --------------------------------------------------------------------------------- */
+/* ---- Embedding ------------------------------------------------------------------------------- */
 
 typedef struct npt_embed_job {
     int64_t tokens, width;
@@ -44,7 +44,7 @@ static void embed(const npt_run *run, int64_t tokens, int64_t width, const int32
     run_blocks(run, embed_task, &job, tokens, rows_per_task(width));
 }
 
-/* ---- Cast -------------------------------------------------------------------------------------- */
+/* ---- Cast ------------------------------------------------------------------------------------ */
 
 typedef struct npt_cast_job {
     int64_t n;
@@ -80,7 +80,8 @@ static void cast_counted(const npt_cast_job *job, int64_t first, int64_t n)
             flushed -= (before != 0.0f) & (after == 0.0f);
         }
     }
-    __atomic_fetch_add(&job->stats->overflowed, (uint64_t)count_lanes(overflowed), __ATOMIC_RELAXED);
+    __atomic_fetch_add(&job->stats->overflowed, (uint64_t)count_lanes(overflowed),
+                       __ATOMIC_RELAXED);
     __atomic_fetch_add(&job->stats->flushed, (uint64_t)count_lanes(flushed), __ATOMIC_RELAXED);
 }
 
@@ -101,7 +102,7 @@ static void cast(const npt_run *run, int64_t n, npt_in src, npt_out dst, npt_cas
     run_blocks(run, cast_task, &job, n, BLOCK);
 }
 
-/* ---- Addition ---------------------------------------------------------------------------------- */
+/* ---- Addition -------------------------------------------------------------------------------- */
 
 typedef struct npt_add_job {
     int64_t n;
@@ -130,7 +131,7 @@ static void add(const npt_run *run, int64_t n, npt_in x, npt_in y, npt_out dst)
     run_blocks(run, add_task, &job, n, BLOCK);
 }
 
-/* ---- Rotary embedding -------------------------------------------------------------------------- */
+/* ---- Rotary embedding ------------------------------------------------------------------------ */
 
 /* Elements `at` … of the halves of one head. */
 static void rope_chunk(const npt_rope_args *args, int64_t head, int64_t angles, int64_t at)
@@ -170,14 +171,16 @@ static void rope(const npt_run *run, const npt_rope_args *args)
     run_blocks(run, rope_task, args, args->tokens, rows_per_task(args->heads * args->head_dim));
 }
 
-/* ---- Modulation of the gate -------------------------------------------------------------------- */
+/* ---- Modulation of the gate ------------------------------------------------------------------ */
 
-/* mult of a chunk, rounded to u's dtype. */
-static void multipliers(const float *u, npt_dtype dtype, int64_t n, float mult[CHUNK])
+/* mult of a chunk, rounded to u's dtype, and its derivative, unless that is NULL. */
+static inline void multipliers(const float *u, npt_dtype dtype, int64_t n, float mult[CHUNK],
+                               float slope[CHUNK])
 {
     for (int64_t i = 0; i < lanes(n); i += VF) {
-        vf unused, s = sigmoid(get(u + i), &unused);
+        vf complement, s = sigmoid(get(u + i), &complement);
         put(mult + i, 0.5f * s + 0.5f);
+        if (slope != NULL) put(slope + i, 0.5f * (s * complement));
     }
     round_chunk(mult, dtype, n);
 }
@@ -189,7 +192,7 @@ static void modulate_chunk(const npt_modulate_args *args, int64_t first, int64_t
     const float *a = widen(args->add, first, n, ba);
     const float *u = widen(args->u, first, n, bu);
     float *dst = target(args->dst, first, n, out);
-    if (u != NULL) multipliers(u, args->u.dtype, n, mult);
+    if (u != NULL) multipliers(u, args->u.dtype, n, mult, NULL);
     vf strength = all(args->strength);
     for (int64_t i = 0; i < lanes(n); i += VF) {
         vf value = get(g + i);
@@ -218,7 +221,7 @@ static void modulate(const npt_run *run, const npt_modulate_args *args)
 static void modulate_backward_chunk(const npt_modulate_backward_args *args, int64_t first,
                                     int64_t n)
 {
-    float by[CHUNK], bg[CHUNK], ba[CHUNK], bu[CHUNK], mult[CHUNK];
+    float by[CHUNK], bg[CHUNK], ba[CHUNK], bu[CHUNK], mult[CHUNK], slope[CHUNK];
     float og[CHUNK], oa[CHUNK], ou[CHUNK];
     const float *y = widen(args->dy, first, n, by);
     const float *g = widen(args->gate, first, n, bg);
@@ -227,18 +230,14 @@ static void modulate_backward_chunk(const npt_modulate_backward_args *args, int6
     float *dg = target(args->dgate, first, n, og);
     float *da = target(args->dadd, first, n, oa);
     float *du = target(args->du, first, n, ou);
-    if (u != NULL) multipliers(u, args->u.dtype, n, mult);
+    if (u != NULL) multipliers(u, args->u.dtype, n, mult, slope);
     vf strength = all(args->strength), penalty = all(args->penalty);
     for (int64_t i = 0; i < lanes(n); i += VF) {
         vf dy = y != NULL ? get(y + i) : (vf){0};
         vf gate = g != NULL ? get(g + i) : (vf){0};
         put(dg + i, u != NULL ? dy * get(mult + i) : dy);
         if (a != NULL) put(da + i, strength * dy + penalty * get(a + i));
-        if (u != NULL) {
-            vf complement, s, v = get(u + i);
-            s = sigmoid(v, &complement);
-            put(du + i, dy * gate * (0.5f * (s * complement)) + penalty * v);
-        }
+        if (u != NULL) put(du + i, dy * gate * get(slope + i) + penalty * get(u + i));
     }
     narrow(args->dgate, first, n, dg);
     if (a != NULL) narrow(args->dadd, first, n, da);
@@ -259,7 +258,7 @@ static void modulate_backward(const npt_run *run, const npt_modulate_backward_ar
     run_blocks(run, modulate_backward_task, args, args->rows * args->width, BLOCK);
 }
 
-/* ---- SwiGLU ------------------------------------------------------------------------------------ */
+/* ---- SwiGLU ---------------------------------------------------------------------------------- */
 
 static void swiglu_task(void *context, int64_t task, int worker)
 {

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
-# The kernel table: one text, compiled once per instruction set, each in a library of its own because
-# automake's flags are per library.
+# The kernel table: one text, compiled once per instruction set, each in a library of its own
+# because automake's flags are per library.
 NPT_KERNEL_TEXT = \
   src/cpu/attention.inc.h \
   src/cpu/elementwise.inc.h \

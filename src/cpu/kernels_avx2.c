@@ -11,5 +11,5 @@
 
 #define NPT_VECTOR_FLOATS 8
 #define NPT_KERNELS_LEVEL "avx2"
-#define NPT_KERNELS_FILL npt_kernels_fill_avx2
+#define NPT_KERNELS_FILL  npt_kernels_fill_avx2
 #include "cpu/kernels.inc.h"

@@ -11,5 +11,5 @@
 
 #define NPT_VECTOR_FLOATS 16
 #define NPT_KERNELS_LEVEL "avx512"
-#define NPT_KERNELS_FILL npt_kernels_fill_avx512
+#define NPT_KERNELS_FILL  npt_kernels_fill_avx512
 #include "cpu/kernels.inc.h"

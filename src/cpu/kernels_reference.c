@@ -11,5 +11,5 @@
 
 #define NPT_VECTOR_FLOATS 4
 #define NPT_KERNELS_LEVEL "reference"
-#define NPT_KERNELS_FILL npt_kernels_fill_reference
+#define NPT_KERNELS_FILL  npt_kernels_fill_reference
 #include "cpu/kernels.inc.h"

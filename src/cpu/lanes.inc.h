@@ -128,18 +128,64 @@ static inline vf quiet(vf x)
 #endif
 }
 
-/* ---- Halves ------------------------------------------------------------------------------------ */
+/* ---- Halves ---------------------------------------------------------------------------------- */
+
+#if NPT_VECTOR_FLOATS == 4
+
+/* Four halves at a time in integer arithmetic: plain C that any vector unit can be given. */
+
+static inline vu get_bits(const uint16_t *src)
+{
+    return (vu){src[0], src[1], src[2], src[3]};
+}
+
+static inline void put_bits(uint16_t *dst, vu bits)
+{
+    for (int i = 0; i < VF; i++) dst[i] = (uint16_t)bits[i];
+}
+
+/* The exponent is moved up by 112, for infinities and NaN twice; a subnormal is an integer. */
+static inline vf get_f16(const uint16_t *src)
+{
+    vu half = get_bits(src), sign = (half & 0x8000u) << 16, bits = (half & 0x7fffu) << 13;
+    vu special = (vu)((vi)bits >= 0x0f800000), subnormal = (vu)((vi)bits < 0x00800000);
+    vf small = (vf)(bits + 0x38800000u) - 0x1p-14f;
+    vu moved = bits + 0x38000000u + (special & 0x38000000u);
+    return quiet((vf)(sign | (vu)pick((vi)subnormal, small, (vf)moved)));
+}
+
+/* Below 2^-14, adding 0.5 leaves the nearest multiple of 2^-24 in the low bits. */
+static inline void put_f16(uint16_t *dst, vf value)
+{
+    vu all_bits = (vu)quiet(value), bits = all_bits & 0x7fffffffu;
+    vu nan = (vu)((vi)bits > 0x7f800000), large = (vu)((vi)bits >= 0x477ff000);
+    vu small = (vu)((vi)bits < 0x38800000);
+    vu rounded = (bits - 0x38000000u + 0x0fffu + ((bits >> 13) & 1u)) >> 13;
+    vu tiny = (vu)((vf)bits + 0.5f) - 0x3f000000u;
+    rounded = (small & tiny) | (~small & rounded);
+    rounded = (large & (0x7c00u | (nan & 0x0200u))) | (~large & rounded);
+    put_bits(dst, rounded | ((all_bits >> 16) & 0x8000u));
+}
+
+static inline vf get_bf16(const uint16_t *src)
+{
+    return quiet((vf)(get_bits(src) << 16));
+}
+
+static inline void put_bf16(uint16_t *dst, vf value)
+{
+    vu bits = (vu)quiet(value);
+    put_bits(dst, (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+#else
 
 static inline vf get_f16(const uint16_t *src)
 {
 #if NPT_VECTOR_FLOATS == 16
     return quiet((vf)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)src)));
-#elif NPT_VECTOR_FLOATS == 8
-    return quiet((vf)_mm256_cvtph_ps(_mm_loadu_si128((const void *)src)));
 #else
-    vf value;
-    for (int i = 0; i < VF; i++) value[i] = npt_f32_from_f16(src[i]);
-    return value;
+    return quiet((vf)_mm256_cvtph_ps(_mm_loadu_si128((const void *)src)));
 #endif
 }
 
@@ -148,11 +194,8 @@ static inline void put_f16(uint16_t *dst, vf value)
 #if NPT_VECTOR_FLOATS == 16
     _mm256_storeu_si256((void *)dst,
                         _mm512_cvtps_ph((__m512)quiet(value), _MM_FROUND_TO_NEAREST_INT));
-#elif NPT_VECTOR_FLOATS == 8
-    _mm_storeu_si128((void *)dst,
-                     _mm256_cvtps_ph((__m256)quiet(value), _MM_FROUND_TO_NEAREST_INT));
 #else
-    for (int i = 0; i < VF; i++) dst[i] = npt_f16_from_f32(value[i]);
+    _mm_storeu_si128((void *)dst, _mm256_cvtps_ph((__m256)quiet(value), _MM_FROUND_TO_NEAREST_INT));
 #endif
 }
 
@@ -161,19 +204,14 @@ static inline vf get_bf16(const uint16_t *src)
 #if NPT_VECTOR_FLOATS == 16
     __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)src));
     return quiet((vf)_mm512_slli_epi32(bits, 16));
-#elif NPT_VECTOR_FLOATS == 8
+#else
     __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)src));
     return quiet((vf)_mm256_slli_epi32(bits, 16));
-#else
-    vf value;
-    for (int i = 0; i < VF; i++) value[i] = npt_f32_from_bf16(src[i]);
-    return value;
 #endif
 }
 
 static inline void put_bf16(uint16_t *dst, vf value)
 {
-#if NPT_VECTOR_FLOATS > 4
     vu bits = (vu)quiet(value);
     bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
 #if NPT_VECTOR_FLOATS == 16
@@ -183,12 +221,11 @@ static inline void put_bf16(uint16_t *dst, vf value)
     pairs = _mm256_permute4x64_epi64(pairs, 0xd8);
     _mm_storeu_si128((void *)dst, _mm256_castsi256_si128(pairs));
 #endif
-#else
-    for (int i = 0; i < VF; i++) dst[i] = npt_bf16_from_f32(value[i]);
-#endif
 }
 
-/* ---- Chunks ------------------------------------------------------------------------------------ */
+#endif
+
+/* ---- Chunks ---------------------------------------------------------------------------------- */
 
 static inline int64_t round_up(int64_t n, int64_t multiple)
 {
@@ -215,7 +252,8 @@ static void widen_halves(const uint16_t *src, npt_dtype dtype, int64_t n, float 
     if (n > whole) memcpy(tail, src + whole, (size_t)(n - whole) * sizeof(*src));
     if (dtype == NPT_F16) {
         for (int64_t i = 0; i < whole; i += VF) put(dst + i, get_f16(src + i));
-        for (int64_t i = 0; whole < n && i < LANES; i += VF) put(dst + whole + i, get_f16(tail + i));
+        for (int64_t i = 0; whole < n && i < LANES; i += VF)
+            put(dst + whole + i, get_f16(tail + i));
     } else {
         for (int64_t i = 0; i < whole; i += VF) put(dst + i, get_bf16(src + i));
         for (int64_t i = 0; whole < n && i < LANES; i += VF)
@@ -230,7 +268,8 @@ static void narrow_halves(const float *src, npt_dtype dtype, int64_t n, uint16_t
     int64_t whole = n - n % LANES;
     if (dtype == NPT_F16) {
         for (int64_t i = 0; i < whole; i += VF) put_f16(dst + i, get(src + i));
-        for (int64_t i = 0; whole < n && i < LANES; i += VF) put_f16(tail + i, get(src + whole + i));
+        for (int64_t i = 0; whole < n && i < LANES; i += VF)
+            put_f16(tail + i, get(src + whole + i));
     } else {
         for (int64_t i = 0; i < whole; i += VF) put_bf16(dst + i, get(src + i));
         for (int64_t i = 0; whole < n && i < LANES; i += VF)
@@ -286,7 +325,7 @@ static void round_chunk(float *values, npt_dtype dtype, int64_t n)
     widen_halves(halves, dtype, lanes(n), values);
 }
 
-/* ---- Sums -------------------------------------------------------------------------------------- */
+/* ---- Sums ------------------------------------------------------------------------------------ */
 
 /* LANES sums in F64; element i goes to sum i % LANES. */
 typedef struct npt_sum {
@@ -329,7 +368,7 @@ static double sum_squares_of(npt_in x, int64_t first, int64_t n)
     return sum_total(&sum);
 }
 
-/* ---- Exponential ------------------------------------------------------------------------------- */
+/* ---- Exponential ----------------------------------------------------------------------------- */
 
 /* e^x within 1 ulp, subnormals included: x = n·ln 2 + r, |r| ≤ ln 2 / 2, ln 2 in two parts of which
  * the first has 10 bits, so that n times it is exact; (e^r - 1 - r) / r² by Chebyshev
@@ -365,7 +404,7 @@ static inline vf sigmoid(vf x, vf *complement)
     return left - left * lost;
 }
 
-/* ---- Tasks ------------------------------------------------------------------------------------- */
+/* ---- Tasks ----------------------------------------------------------------------------------- */
 
 static void run_blocks(const npt_run *run, npt_task *task, const void *args, int64_t n,
                        int64_t per_task)

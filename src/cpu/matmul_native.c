@@ -186,10 +186,17 @@ static void at_least(const npt_matmul_desc *desc, const npt_native_ops *ops, siz
     if (all > *shared_bytes) *shared_bytes = all;
 }
 
-/* The CPU is not known here: room for whichever route needs most. */
+/* Room for whichever route of this CPU needs most. The others are not asked: even a filler is
+ * compiled for its instruction set, and would be an illegal instruction elsewhere. */
 static void native_plan(const npt_matmul_desc *desc, int workers, size_t *worker_bytes,
                         size_t *shared_bytes)
 {
+<<<<<<< HEAD
+=======
+    static const npt_cpu levels[] = {{.level = NPT_CPU_AVX2}, {.level = NPT_CPU_AVX512}};
+    npt_native_ops ops;
+    npt_cpu here;
+>>>>>>> main
     (void)workers;
     *worker_bytes = *shared_bytes = 0;
     if (few_tokens(desc)) {
@@ -197,6 +204,7 @@ static void native_plan(const npt_matmul_desc *desc, int workers, size_t *worker
         *shared_bytes = (size_t)(desc->m * round_up(desc->k, NPT_NATIVE_MAX_LANES)) * sizeof(float);
         return;
     }
+<<<<<<< HEAD
     for (int level = NPT_CPU_AVX2; level <= NPT_CPU_AVX512; level++) {
         const npt_native_ops form = fma_form((npt_cpu_level)level);
         at_least(desc, &form, worker_bytes, shared_bytes);
@@ -206,6 +214,18 @@ static void native_plan(const npt_matmul_desc *desc, int workers, size_t *worker
         const npt_native_ops form = amx_form(amx_pieces(desc));
         at_least(desc, &form, worker_bytes, shared_bytes);
     }
+=======
+    if (npt_cpu_detect(&here) != NPT_OK) return; /* as in npt_exec_create(), which said why */
+    for (size_t i = 0; i < sizeof(levels) / sizeof(levels[0]); i++) {
+        if (levels[i].level > here.level) break;
+        npt_matmul_native_ops(&levels[i], &ops);
+        at_least(desc, &ops, worker_bytes, shared_bytes);
+    }
+#ifdef HAVE_ISA_AMX
+    if (amx_pieces(desc) == 0 || (here.features & NPT_CPU_AMX_BF16) == 0) return;
+    npt_matmul_fill_amx(&ops, amx_pieces(desc));
+    at_least(desc, &ops, worker_bytes, shared_bytes);
+>>>>>>> main
 #endif
 }
 

@@ -3,7 +3,7 @@
  * kernels.inc.h. Sums over a row are F64 (lanes.inc.h), rounded to F32 once: another backend that
  * sums in another order in F64 then gets the same F32 in all but the rarest cases. */
 
-/* ---- RMSNorm ----------------------------------------------------------------------------------- */
+/* ---- RMSNorm --------------------------------------------------------------------------------- */
 
 static float inverse_rms(npt_in x, int64_t row, int64_t width, float eps)
 {
@@ -88,29 +88,29 @@ static void norm_backward(const npt_run *run, const npt_norm_backward_args *args
     run_blocks(run, norm_backward_task, args, args->rows, rows_per_task(args->width));
 }
 
-/* ---- Distance between student and teacher ------------------------------------------------------ */
+/* ---- Distance between student and teacher ---------------------------------------------------- */
 
 static const float norm_floor = 1e-6f;
 
-/* What the row is divided by; 1 where the distance is not normalized. */
-static float divisor(npt_in x, bool normalized, int64_t row, int64_t width)
+/* What the row is multiplied by: 1 / max(norm, floor), 1 where the distance is not normalized. */
+static float row_factor(npt_in x, bool normalized, int64_t row, int64_t width)
 {
     if (!normalized) return 1.0f;
     float norm_of_row = (float)sqrt(sum_squares_of(x, row * width, width));
-    return norm_of_row < norm_floor ? norm_floor : norm_of_row;
+    return 1.0f / (norm_of_row < norm_floor ? norm_floor : norm_of_row);
 }
 
 static void distance_row(const npt_distance_args *args, int64_t row)
 {
     float bs[CHUNK], bt[CHUNK], difference[CHUNK];
-    vf by_s = all(divisor(args->s, args->normalized, row, args->width));
-    vf by_t = all(divisor(args->t, args->normalized, row, args->width));
+    vf by_s = all(row_factor(args->s, args->normalized, row, args->width));
+    vf by_t = all(row_factor(args->t, args->normalized, row, args->width));
     npt_sum sum = {{{0}}};
     for (int64_t at = 0; at < args->width; at += CHUNK) {
         int64_t first = row * args->width + at, n = at_most(args->width - at, CHUNK);
         const float *s = widen(args->s, first, n, bs), *t = widen(args->t, first, n, bt);
         for (int64_t i = 0; i < lanes(n); i += VF)
-            put(difference + i, get(s + i) / by_s - get(t + i) / by_t);
+            put(difference + i, get(s + i) * by_s - get(t + i) * by_t);
         sum_products(&sum, difference, difference, n);
     }
     args->row_sums[row] = sum_total(&sum);
@@ -133,7 +133,7 @@ static double distance(const npt_run *run, const npt_distance_args *args)
 }
 
 /* Σ a·(a − b) over a row, a = s/‖s‖, b = t/‖t‖. */
-static double radial_part(const npt_distance_backward_args *args, int64_t row, float ns, float nt)
+static double radial_part(const npt_distance_backward_args *args, int64_t row, vf by_s, vf by_t)
 {
     float bs[CHUNK], bt[CHUNK], a[CHUNK], e[CHUNK];
     npt_sum sum = {{{0}}};
@@ -141,31 +141,31 @@ static double radial_part(const npt_distance_backward_args *args, int64_t row, f
         int64_t first = row * args->width + at, n = at_most(args->width - at, CHUNK);
         const float *s = widen(args->s, first, n, bs), *t = widen(args->t, first, n, bt);
         for (int64_t i = 0; i < lanes(n); i += VF) {
-            vf unit = get(s + i) / all(ns);
+            vf unit = get(s + i) * by_s;
             put(a + i, unit);
-            put(e + i, unit - get(t + i) / all(nt));
+            put(e + i, unit - get(t + i) * by_t);
         }
         sum_products(&sum, a, e, n);
     }
     return sum_total(&sum);
 }
 
-/* d/ds Σ e² = 2/‖s‖ · (e − a·(a·e)); below the floor the divisor is a constant and so is its part. */
+/* d/ds Σ e² = 2/‖s‖ · (e − a·(a·e)); below the floor the factor is a constant. */
 static void distance_backward_row(const npt_distance_backward_args *args, int64_t row)
 {
     float bs[CHUNK], bt[CHUNK], bb[CHUNK], out[CHUNK];
-    float ns = divisor(args->s, args->normalized, row, args->width);
-    float nt = divisor(args->t, args->normalized, row, args->width);
-    bool turns = args->normalized && ns > norm_floor;
-    vf radial = all(turns ? (float)radial_part(args, row, ns, nt) : 0.0f);
-    vf factor = all((float)(2.0 * (double)args->factor / (double)ns));
+    float one_s = row_factor(args->s, args->normalized, row, args->width);
+    vf by_s = all(one_s), by_t = all(row_factor(args->t, args->normalized, row, args->width));
+    bool turns = args->normalized && one_s < 1.0f / norm_floor;
+    vf radial = all(turns ? (float)radial_part(args, row, by_s, by_t) : 0.0f);
+    vf factor = all((float)(2.0 * (double)args->factor * (double)one_s));
     for (int64_t at = 0; at < args->width; at += CHUNK) {
         int64_t first = row * args->width + at, n = at_most(args->width - at, CHUNK);
         const float *s = widen(args->s, first, n, bs), *t = widen(args->t, first, n, bt);
         const float *base = widen(args->base, first, n, bb);
         float *dst = target(args->dst, first, n, out);
         for (int64_t i = 0; i < lanes(n); i += VF) {
-            vf a = get(s + i) / all(ns), e = a - get(t + i) / all(nt);
+            vf a = get(s + i) * by_s, e = a - get(t + i) * by_t;
             vf ds = factor * (turns ? e - a * radial : e);
             put(dst + i, base != NULL ? get(base + i) + ds : ds);
         }
@@ -186,7 +186,7 @@ static void distance_backward(const npt_run *run, const npt_distance_backward_ar
     run_blocks(run, distance_backward_task, args, args->rows, rows_per_task(args->width));
 }
 
-/* ---- Comparison of logits ---------------------------------------------------------------------- */
+/* ---- Comparison of logits -------------------------------------------------------------------- */
 
 typedef struct npt_logits {
     float top;
@@ -212,7 +212,8 @@ static void exponentials(const float *x, int64_t n, float top, float dst[CHUNK])
 {
     float buffer[CHUNK];
     const float *values = widen((npt_in){x, NPT_F32}, 0, n, buffer);
-    for (int64_t i = 0; i < lanes(n); i += VF) put(dst + i, exponential(get(values + i) - all(top)));
+    for (int64_t i = 0; i < lanes(n); i += VF)
+        put(dst + i, exponential(get(values + i) - all(top)));
     for (int64_t i = n; i % LANES != 0; i++) dst[i] = 0.0f;
 }
 

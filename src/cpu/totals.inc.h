@@ -93,7 +93,7 @@ static float max_abs(const npt_run *run, int64_t n, npt_in x)
     return (float)total(run, max_abs_task, n, x, join_max);
 }
 
-/* ---- Adam and AdamW ---------------------------------------------------------------------------- */
+/* ---- Adam and AdamW -------------------------------------------------------------------------- */
 
 /* The scalars of a step, computed in F64 and rounded to F32 once. */
 typedef struct npt_adam_job {
@@ -138,8 +138,7 @@ static void adam_task(void *context, int64_t task, int worker)
     const npt_adam_job *job = context;
     int64_t end = at_most((task + 1) * BLOCK, job->args->n);
     (void)worker;
-    for (int64_t i = task * BLOCK; i < end; i += CHUNK)
-        adam_chunk(job, i, at_most(end - i, CHUNK));
+    for (int64_t i = task * BLOCK; i < end; i += CHUNK) adam_chunk(job, i, at_most(end - i, CHUNK));
 }
 
 static void adam(const npt_run *run, const npt_adam_args *args)

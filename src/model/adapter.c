@@ -21,8 +21,10 @@
 
 static npt_status bad_selection(const char *selection, int layers)
 {
-    return npt_fail(NPT_E_USAGE, "--layers %s: expected numbers and ranges from 0 to %d (\"0,2,5-7\"), upper_half or all",
-                    selection, layers - 1);
+    return npt_fail(
+        NPT_E_USAGE,
+        "--layers %s: expected numbers and ranges from 0 to %d (\"0,2,5-7\"), upper_half or all",
+        selection, layers - 1);
 }
 
 npt_status npt_layers_parse(const char *selection, int layers, bool *active)
@@ -72,18 +74,22 @@ static npt_status allocate(npt_adapters *adapters, npt_parameter *p, bool traina
 static void round_value(const npt_adapters *adapters, npt_parameter *p)
 {
     if (adapters->dtype == NPT_F32) return;
-    for (int64_t i = 0; i < p->rows * p->cols; i++) npt_store(p->value, adapters->dtype, (size_t)i, p->master[i]);
+    for (int64_t i = 0; i < p->rows * p->cols; i++)
+        npt_store(p->value, adapters->dtype, (size_t)i, p->master[i]);
 }
 
-static void set_initial(const npt_adapters *adapters, npt_parameter *p, double deviation, uint64_t seed, uint64_t stream)
+static void set_initial(const npt_adapters *adapters, npt_parameter *p, double deviation,
+                        uint64_t seed, uint64_t stream)
 {
     for (int64_t i = 0; i < p->rows * p->cols; i++)
-        p->master[i] = deviation == 0 ? 0.0f : (float)(deviation * npt_rng_normal(seed, stream, (uint64_t)i));
+        p->master[i] =
+            deviation == 0 ? 0.0f : (float)(deviation * npt_rng_normal(seed, stream, (uint64_t)i));
     round_value(adapters, p);
 }
 
-npt_status npt_adapters_init(npt_adapters *adapters, const npt_adapters_options *options, const npt_config *config,
-                             const npt_policy *policy, npt_arena *arena, bool trainable)
+npt_status npt_adapters_init(npt_adapters *adapters, const npt_adapters_options *options,
+                             const npt_config *config, const npt_policy *policy, npt_arena *arena,
+                             bool trainable)
 {
     memset(adapters, 0, sizeof *adapters);
     adapters->kind = npt_adapter_kind_for(options->modulation);
@@ -93,8 +99,10 @@ npt_status npt_adapters_init(npt_adapters *adapters, const npt_adapters_options 
     adapters->strength = (float)options->strength;
     adapters->dtype = policy->dtype[NPT_ROLE_ADAPTER];
     adapters->arena = arena;
-    adapters->adapter = npt_arena_zalloc(arena, NPT_MEM_OTHER, (size_t)config->layers, sizeof *adapters->adapter);
-    adapters->active = npt_arena_zalloc(arena, NPT_MEM_OTHER, (size_t)config->layers, sizeof *adapters->active);
+    adapters->adapter =
+        npt_arena_zalloc(arena, NPT_MEM_OTHER, (size_t)config->layers, sizeof *adapters->adapter);
+    adapters->active =
+        npt_arena_zalloc(arena, NPT_MEM_OTHER, (size_t)config->layers, sizeof *adapters->active);
     if (adapters->adapter == NULL || adapters->active == NULL) return NPT_E_NOMEM;
     NPT_TRY(npt_layers_parse(options->layers, adapters->layers, adapters->active));
     for (int layer = 0; layer < adapters->layers; layer++) {
@@ -150,8 +158,10 @@ static npt_status load_parameter(void *context, int layer, npt_parameter *p)
     char name[128];
     const npt_st_tensor *tensor;
     const int64_t shape[2] = {p->rows, p->cols};
-    NPT_TRY(npt_st_require(load->st, npt_parameter_name(layer, p, name, sizeof name), NPT_DTYPE_NONE, 2, shape, &tensor));
-    for (int64_t i = 0; i < p->rows * p->cols; i++) p->master[i] = npt_load(tensor->data, tensor->dtype, (size_t)i);
+    NPT_TRY(npt_st_require(load->st, npt_parameter_name(layer, p, name, sizeof name),
+                           NPT_DTYPE_NONE, 2, shape, &tensor));
+    for (int64_t i = 0; i < p->rows * p->cols; i++)
+        p->master[i] = npt_load(tensor->data, tensor->dtype, (size_t)i);
     round_value(load->adapters, p);
     load->found++;
     return NPT_OK;
@@ -165,13 +175,17 @@ npt_status npt_adapters_load(npt_adapters *adapters, const npt_st *st)
         const npt_st_tensor *tensor = npt_st_at(st, i);
         char name[128];
         int layer;
-        bool known = sscanf(tensor->name, "model.layers.%d.", &layer) == 1 && layer >= 0 && layer < adapters->layers;
+        bool known = sscanf(tensor->name, "model.layers.%d.", &layer) == 1 && layer >= 0 &&
+                     layer < adapters->layers;
         bool used = false;
         for (int k = 0; known && k < adapters->adapter[layer].count && !used; k++)
-            used = strcmp(npt_parameter_name(layer, &adapters->adapter[layer].parameters[k], name, sizeof name), tensor->name) == 0;
+            used = strcmp(npt_parameter_name(layer, &adapters->adapter[layer].parameters[k], name,
+                                             sizeof name),
+                          tensor->name) == 0;
         if (!used)
-            return npt_fail(NPT_E_FORMAT, "%s: %s has no place in this run; check --layers and --modulation", tensor->file,
-                            tensor->name);
+            return npt_fail(NPT_E_FORMAT,
+                            "%s: %s has no place in this run; check --layers and --modulation",
+                            tensor->file, tensor->name);
     }
     return NPT_OK;
 }
@@ -186,8 +200,8 @@ static npt_status declare_parameter(void *context, int layer, npt_parameter *p)
     declare_context *declare = context;
     char name[128];
     const int64_t shape[2] = {p->rows, p->cols};
-    return npt_st_writer_add(declare->writer, npt_parameter_name(layer, p, name, sizeof name), declare->adapters->dtype, 2,
-                             shape, p->value, NULL, NULL);
+    return npt_st_writer_add(declare->writer, npt_parameter_name(layer, p, name, sizeof name),
+                             declare->adapters->dtype, 2, shape, p->value, NULL, NULL);
 }
 
 npt_status npt_adapters_declare(npt_adapters *adapters, npt_st_writer *writer)

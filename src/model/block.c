@@ -5,51 +5,60 @@
 
 #include <math.h>
 
-/* Forward and backward of a block as sequences of matmuls and kernels between named sites. A result is
- * always: npt_mat_produce() (announce, allocate), compute, npt_mat_watch(). The sequence is the
+/* Forward and backward of a block as sequences of matmuls and kernels between named sites. A result
+ * is always: npt_mat_produce() (announce, allocate), compute, npt_mat_watch(). The sequence is the
  * specification of method.md §1 read from top to bottom; nothing here looks at a dtype except to
  * hand it on. */
 
 /* ---- Results and operands ---- */
 
-static npt_status allocate(const npt_env *env, npt_dtype dtype, int64_t rows, int64_t cols, npt_mat *mat)
+static npt_status allocate(const npt_env *env, npt_dtype dtype, int64_t rows, int64_t cols,
+                           npt_mat *mat)
 {
-    void *data = npt_arena_alloc(env->arena, NPT_MEM_ACTIVATIONS, (size_t)(rows * cols), npt_dtype_bytes(dtype));
+    void *data = npt_arena_alloc(env->arena, NPT_MEM_ACTIVATIONS, (size_t)(rows * cols),
+                                 npt_dtype_bytes(dtype));
     if (data == NULL) return NPT_E_NOMEM;
     *mat = (npt_mat){data, dtype, rows, cols};
     return NPT_OK;
 }
 
-npt_status npt_mat_produce(const npt_env *env, npt_site_id site, int layer, npt_direction direction, npt_dtype from,
-                           int64_t rows, int64_t cols, npt_mat *mat)
+npt_status npt_mat_produce(const npt_env *env, npt_site_id site, int layer, npt_direction direction,
+                           npt_dtype from, int64_t rows, int64_t cols, npt_mat *mat)
 {
     int64_t roundings = 1;
-    if (direction == NPT_FORWARD && (site == NPT_SITE_NORM_IN || site == NPT_SITE_NORM_POST || site == NPT_SITE_Q_NORM ||
-                                     site == NPT_SITE_K_NORM || site == NPT_SITE_NORM_FINAL))
+    if (direction == NPT_FORWARD &&
+        (site == NPT_SITE_NORM_IN || site == NPT_SITE_NORM_POST || site == NPT_SITE_Q_NORM ||
+         site == NPT_SITE_K_NORM || site == NPT_SITE_NORM_FINAL))
         roundings = 2; /* scaled, then × weight */
-    return allocate(env, npt_site(env->sites, site, layer, direction, from, roundings * rows * cols), rows, cols, mat);
+    return allocate(env,
+                    npt_site(env->sites, site, layer, direction, from, roundings * rows * cols),
+                    rows, cols, mat);
 }
 
-void npt_mat_watch(const npt_env *env, npt_site_id site, int layer, npt_direction direction, npt_mat mat)
+void npt_mat_watch(const npt_env *env, npt_site_id site, int layer, npt_direction direction,
+                   npt_mat mat)
 {
     npt_watch *watch = env->watch;
     if (watch == NULL || watch->found) return;
     const npt_kernels *kernels = npt_exec_kernels(env->exec);
-    int64_t count = kernels->count_nonfinite(npt_exec_run(env->exec), mat.rows * mat.cols, npt_mat_in(mat));
+    int64_t count =
+        kernels->count_nonfinite(npt_exec_run(env->exec), mat.rows * mat.cols, npt_mat_in(mat));
     if (count == 0) return;
-    *watch = (npt_watch){true, site, layer, direction, count,
-                         kernels->max_abs(npt_exec_run(env->exec), mat.rows * mat.cols, npt_mat_in(mat))};
+    *watch = (npt_watch){
+        true,  site,
+        layer, direction,
+        count, kernels->max_abs(npt_exec_run(env->exec), mat.rows * mat.cols, npt_mat_in(mat))};
 }
 
-npt_status npt_mat_operand(const npt_env *env, npt_site_id site, int layer, npt_direction direction, npt_mat mat,
-                           npt_mat *operand)
+npt_status npt_mat_operand(const npt_env *env, npt_site_id site, int layer, npt_direction direction,
+                           npt_mat mat, npt_mat *operand)
 {
     const npt_dtype *dtype = env->policy->dtype;
     *operand = mat;
     if (dtype[NPT_ROLE_COMPUTE] == dtype[NPT_ROLE_ACT]) return NPT_OK;
     NPT_TRY(npt_mat_produce(env, site, layer, direction, mat.dtype, mat.rows, mat.cols, operand));
-    npt_exec_kernels(env->exec)->cast(npt_exec_run(env->exec), mat.rows * mat.cols, npt_mat_in(mat), npt_mat_out(*operand),
-                                      NULL);
+    npt_exec_kernels(env->exec)->cast(npt_exec_run(env->exec), mat.rows * mat.cols, npt_mat_in(mat),
+                                      npt_mat_out(*operand), NULL);
     npt_mat_watch(env, site, layer, direction, *operand);
     return NPT_OK;
 }
@@ -57,12 +66,23 @@ npt_status npt_mat_operand(const npt_env *env, npt_site_id site, int layer, npt_
 /* ---- Products with frozen weights ---- */
 
 /* y = x·Wᵀ + bias, announced at `site`; x is an operand already. */
-static npt_status linear(const npt_env *env, const npt_weight *w, npt_mat x, npt_site_id site, int layer, npt_mat *y)
+static npt_status linear(const npt_env *env, const npt_weight *w, npt_mat x, npt_site_id site,
+                         int layer, npt_mat *y)
 {
     NPT_TRY(npt_mat_produce(env, site, layer, NPT_FORWARD, NPT_F32, x.rows, w->rows, y));
-    const npt_matmul_desc desc = {.m = x.rows, .n = w->rows, .k = w->cols, .trans_w = true, .a = x.dtype, .w = w->dtype,
-                                  .c = y->dtype, .bias = w->bias != NULL};
-    const npt_matmul_args args = {.a = x.data, .w = w->data, .absmax = w->absmax, .levels = w->levels, .bias = w->bias,
+    const npt_matmul_desc desc = {.m = x.rows,
+                                  .n = w->rows,
+                                  .k = w->cols,
+                                  .trans_w = true,
+                                  .a = x.dtype,
+                                  .w = w->dtype,
+                                  .c = y->dtype,
+                                  .bias = w->bias != NULL};
+    const npt_matmul_args args = {.a = x.data,
+                                  .w = w->data,
+                                  .absmax = w->absmax,
+                                  .levels = w->levels,
+                                  .bias = w->bias,
                                   .c = y->data};
     NPT_TRY(npt_matmul(env->exec, &desc, &args));
     npt_mat_watch(env, site, layer, NPT_FORWARD, *y);
@@ -75,8 +95,8 @@ typedef struct product {
 } product;
 
 /* dx = Σ dyᵢ·Wᵢ, summed in F32, one rounding at `site`. */
-static npt_status linears_backward(const npt_env *env, const product *products, int count, npt_site_id site, int layer,
-                                   npt_mat *dx)
+static npt_status linears_backward(const npt_env *env, const product *products, int count,
+                                   npt_site_id site, int layer, npt_mat *dx)
 {
     const int64_t rows = products[0].dy.rows, cols = products[0].w->cols;
     NPT_TRY(npt_mat_produce(env, site, layer, NPT_BACKWARD, NPT_F32, rows, cols, dx));
@@ -87,13 +107,20 @@ static npt_status linears_backward(const npt_env *env, const product *products, 
         const npt_weight *w = products[i].w;
         npt_mat dy;
         NPT_TRY(npt_mat_operand(env, NPT_SITE_OPERAND, layer, NPT_BACKWARD, products[i].dy, &dy));
-        const npt_matmul_desc desc = {.m = rows, .n = cols, .k = w->rows, .a = dy.dtype, .w = w->dtype, .c = sum.dtype,
+        const npt_matmul_desc desc = {.m = rows,
+                                      .n = cols,
+                                      .k = w->rows,
+                                      .a = dy.dtype,
+                                      .w = w->dtype,
+                                      .c = sum.dtype,
                                       .accumulate = i > 0};
-        const npt_matmul_args args = {.a = dy.data, .w = w->data, .absmax = w->absmax, .levels = w->levels, .c = sum.data};
+        const npt_matmul_args args = {
+            .a = dy.data, .w = w->data, .absmax = w->absmax, .levels = w->levels, .c = sum.data};
         NPT_TRY(npt_matmul(env->exec, &desc, &args));
     }
     if (sum.data != dx->data)
-        npt_exec_kernels(env->exec)->cast(npt_exec_run(env->exec), rows * cols, npt_mat_in(sum), npt_mat_out(*dx), NULL);
+        npt_exec_kernels(env->exec)->cast(npt_exec_run(env->exec), rows * cols, npt_mat_in(sum),
+                                          npt_mat_out(*dx), NULL);
     npt_arena_rewind(env->arena, mark);
     npt_mat_watch(env, site, layer, NPT_BACKWARD, *dx);
     return NPT_OK;
@@ -102,27 +129,38 @@ static npt_status linears_backward(const npt_env *env, const product *products, 
 /* ---- Norms and sums ---- */
 
 /* Over rows of `width` values: a token's (hidden), or a head's (q_norm, k_norm). */
-static npt_status norm(const npt_env *env, npt_mat x, npt_in weight, int64_t width, npt_site_id site, int layer, npt_mat *y)
+static npt_status norm(const npt_env *env, npt_mat x, npt_in weight, int64_t width,
+                       npt_site_id site, int layer, npt_mat *y)
 {
     NPT_TRY(npt_mat_produce(env, site, layer, NPT_FORWARD, NPT_F32, x.rows, x.cols, y));
-    const npt_norm_args args = {.rows = x.rows * x.cols / width, .width = width,
-                                .eps = (float)env->model->config.norm_epsilon, .x = npt_mat_in(x), .weight = weight,
+    const npt_norm_args args = {.rows = x.rows * x.cols / width,
+                                .width = width,
+                                .eps = (float)env->model->config.norm_epsilon,
+                                .x = npt_mat_in(x),
+                                .weight = weight,
                                 .dst = npt_mat_out(*y)};
     npt_exec_kernels(env->exec)->norm(npt_exec_run(env->exec), &args);
     npt_mat_watch(env, site, layer, NPT_FORWARD, *y);
     return NPT_OK;
 }
 
-static void norm_backward(const npt_env *env, npt_mat x, npt_in weight, int64_t width, npt_mat dy, npt_in base, npt_mat dst)
+static void norm_backward(const npt_env *env, npt_mat x, npt_in weight, int64_t width, npt_mat dy,
+                          npt_in base, npt_mat dst)
 {
-    const npt_norm_backward_args args = {.rows = x.rows * x.cols / width, .width = width,
-                                         .eps = (float)env->model->config.norm_epsilon, .x = npt_mat_in(x),
-                                         .weight = weight, .dy = npt_mat_in(dy), .base = base, .dst = npt_mat_out(dst)};
+    const npt_norm_backward_args args = {.rows = x.rows * x.cols / width,
+                                         .width = width,
+                                         .eps = (float)env->model->config.norm_epsilon,
+                                         .x = npt_mat_in(x),
+                                         .weight = weight,
+                                         .dy = npt_mat_in(dy),
+                                         .base = base,
+                                         .dst = npt_mat_out(dst)};
     npt_exec_kernels(env->exec)->norm_backward(npt_exec_run(env->exec), &args);
 }
 
 /* dh += d(norm)/dx · dy, in place; announced as the norm's second backward rounding. */
-static void add_norm_backward(const npt_env *env, npt_mat x, npt_in weight, npt_site_id site, int layer, npt_mat dy, npt_mat dh)
+static void add_norm_backward(const npt_env *env, npt_mat x, npt_in weight, npt_site_id site,
+                              int layer, npt_mat dy, npt_mat dh)
 {
     npt_dtype to = npt_site(env->sites, site, layer, NPT_BACKWARD, NPT_F32, dh.rows * dh.cols);
     NPT_ASSERT(to == dh.dtype);
@@ -130,10 +168,12 @@ static void add_norm_backward(const npt_env *env, npt_mat x, npt_in weight, npt_
     npt_mat_watch(env, site, layer, NPT_BACKWARD, dh);
 }
 
-static npt_status add(const npt_env *env, npt_mat x, npt_mat y, npt_site_id site, int layer, npt_mat *sum)
+static npt_status add(const npt_env *env, npt_mat x, npt_mat y, npt_site_id site, int layer,
+                      npt_mat *sum)
 {
     NPT_TRY(npt_mat_produce(env, site, layer, NPT_FORWARD, NPT_F32, x.rows, x.cols, sum));
-    npt_exec_kernels(env->exec)->add(npt_exec_run(env->exec), x.rows * x.cols, npt_mat_in(x), npt_mat_in(y), npt_mat_out(*sum));
+    npt_exec_kernels(env->exec)->add(npt_exec_run(env->exec), x.rows * x.cols, npt_mat_in(x),
+                                     npt_mat_in(y), npt_mat_out(*sum));
     npt_mat_watch(env, site, layer, NPT_FORWARD, *sum);
     return NPT_OK;
 }
@@ -141,9 +181,10 @@ static npt_status add(const npt_env *env, npt_mat x, npt_mat y, npt_site_id site
 npt_status npt_embed(const npt_env *env, npt_mat *h)
 {
     const npt_config *c = &env->model->config;
-    NPT_TRY(npt_mat_produce(env, NPT_SITE_EMBED, -1, NPT_FORWARD, env->model->embed.dtype, env->batch->tokens, c->hidden, h));
-    npt_exec_kernels(env->exec)->embed(npt_exec_run(env->exec), env->batch->tokens, c->hidden, env->batch->ids,
-                                       env->model->embed, npt_mat_out(*h));
+    NPT_TRY(npt_mat_produce(env, NPT_SITE_EMBED, -1, NPT_FORWARD, env->model->embed.dtype,
+                            env->batch->tokens, c->hidden, h));
+    npt_exec_kernels(env->exec)->embed(npt_exec_run(env->exec), env->batch->tokens, c->hidden,
+                                       env->batch->ids, env->model->embed, npt_mat_out(*h));
     npt_mat_watch(env, NPT_SITE_EMBED, -1, NPT_FORWARD, *h);
     return NPT_OK;
 }
@@ -151,14 +192,21 @@ npt_status npt_embed(const npt_env *env, npt_mat *h)
 /* ---- Attention ---- */
 
 /* Turns the heads of `x` by their positions (or back), in place. */
-static void rope(const npt_env *env, npt_mat x, npt_site_id site, int layer, npt_direction direction)
+static void rope(const npt_env *env, npt_mat x, npt_site_id site, int layer,
+                 npt_direction direction)
 {
     const npt_config *c = &env->model->config;
     npt_dtype to = npt_site(env->sites, site, layer, direction, NPT_F32, x.rows * x.cols);
     NPT_ASSERT(to == x.dtype);
-    const npt_rope_args args = {.tokens = x.rows, .heads = x.cols / c->head_dim, .head_dim = c->head_dim,
-                                .positions = env->batch->positions, .cos = env->cos, .sin = env->sin,
-                                .inverse = direction == NPT_BACKWARD, .src = npt_mat_in(x), .dst = npt_mat_out(x)};
+    const npt_rope_args args = {.tokens = x.rows,
+                                .heads = x.cols / c->head_dim,
+                                .head_dim = c->head_dim,
+                                .positions = env->batch->positions,
+                                .cos = env->cos,
+                                .sin = env->sin,
+                                .inverse = direction == NPT_BACKWARD,
+                                .src = npt_mat_in(x),
+                                .dst = npt_mat_out(x)};
     npt_exec_kernels(env->exec)->rope(npt_exec_run(env->exec), &args);
     npt_mat_watch(env, site, layer, direction, x);
 }
@@ -188,20 +236,30 @@ static npt_status project_qkv(const npt_env *env, int layer, npt_mat x, npt_bloc
 static npt_status attend(const npt_env *env, int layer, npt_block_state *s)
 {
     const npt_config *c = &env->model->config;
-    NPT_TRY(npt_mat_produce(env, NPT_SITE_ATTN, layer, NPT_FORWARD, NPT_F32, s->q.rows, s->q.cols, &s->attn));
-    s->lse = npt_arena_alloc(env->arena, NPT_MEM_ACTIVATIONS, (size_t)(s->q.rows * c->heads), sizeof(float));
+    NPT_TRY(npt_mat_produce(env, NPT_SITE_ATTN, layer, NPT_FORWARD, NPT_F32, s->q.rows, s->q.cols,
+                            &s->attn));
+    s->lse = npt_arena_alloc(env->arena, NPT_MEM_ACTIVATIONS, (size_t)(s->q.rows * c->heads),
+                             sizeof(float));
     if (s->lse == NULL) return NPT_E_NOMEM;
-    const npt_attention_args args = {.sequences = env->batch->sequences, .heads = c->heads, .kv_heads = c->kv_heads,
-                                     .head_dim = c->head_dim, .window = npt_model_window(env->model, layer),
-                                     .offsets = env->batch->offsets, .scale = (float)(1 / sqrt((double)c->head_dim)),
-                                     .q = npt_mat_in(s->q), .k = npt_mat_in(s->k), .v = npt_mat_in(s->v),
-                                     .out = npt_mat_out(s->attn), .lse = s->lse};
+    const npt_attention_args args = {.sequences = env->batch->sequences,
+                                     .heads = c->heads,
+                                     .kv_heads = c->kv_heads,
+                                     .head_dim = c->head_dim,
+                                     .window = npt_model_window(env->model, layer),
+                                     .offsets = env->batch->offsets,
+                                     .scale = (float)(1 / sqrt((double)c->head_dim)),
+                                     .q = npt_mat_in(s->q),
+                                     .k = npt_mat_in(s->k),
+                                     .v = npt_mat_in(s->v),
+                                     .out = npt_mat_out(s->attn),
+                                     .lse = s->lse};
     npt_exec_kernels(env->exec)->attention(npt_exec_run(env->exec), &args);
     npt_mat_watch(env, NPT_SITE_ATTN, layer, NPT_FORWARD, s->attn);
     return NPT_OK;
 }
 
-npt_status npt_block_attention(const npt_env *env, int layer, npt_mat x, npt_block_state *state, npt_mat *a)
+npt_status npt_block_attention(const npt_env *env, int layer, npt_mat x, npt_block_state *state,
+                               npt_mat *a)
 {
     npt_block_state scratch;
     npt_block_state *s = state != NULL ? state : &scratch;
@@ -209,15 +267,26 @@ npt_status npt_block_attention(const npt_env *env, int layer, npt_mat x, npt_blo
     npt_arena_mark mark = {0};
     npt_mat attn;
     /* the result comes first, so that what is not kept can be rewound behind it */
-    NPT_TRY(npt_mat_produce(env, NPT_SITE_ATTN_OUT, layer, NPT_FORWARD, NPT_F32, x.rows, o->rows, a));
+    NPT_TRY(
+        npt_mat_produce(env, NPT_SITE_ATTN_OUT, layer, NPT_FORWARD, NPT_F32, x.rows, o->rows, a));
     mark = npt_arena_get_mark(env->arena);
     s->x = x;
     NPT_TRY(project_qkv(env, layer, x, s));
     NPT_TRY(attend(env, layer, s));
     NPT_TRY(npt_mat_operand(env, NPT_SITE_OPERAND, layer, NPT_FORWARD, s->attn, &attn));
-    const npt_matmul_desc desc = {.m = x.rows, .n = o->rows, .k = o->cols, .trans_w = true, .a = attn.dtype, .w = o->dtype,
-                                  .c = a->dtype, .bias = o->bias != NULL};
-    const npt_matmul_args args = {.a = attn.data, .w = o->data, .absmax = o->absmax, .levels = o->levels, .bias = o->bias,
+    const npt_matmul_desc desc = {.m = x.rows,
+                                  .n = o->rows,
+                                  .k = o->cols,
+                                  .trans_w = true,
+                                  .a = attn.dtype,
+                                  .w = o->dtype,
+                                  .c = a->dtype,
+                                  .bias = o->bias != NULL};
+    const npt_matmul_args args = {.a = attn.data,
+                                  .w = o->data,
+                                  .absmax = o->absmax,
+                                  .levels = o->levels,
+                                  .bias = o->bias,
                                   .c = a->data};
     NPT_TRY(npt_matmul(env->exec, &desc, &args));
     npt_mat_watch(env, NPT_SITE_ATTN_OUT, layer, NPT_FORWARD, *a);
@@ -226,22 +295,36 @@ npt_status npt_block_attention(const npt_env *env, int layer, npt_mat x, npt_blo
 }
 
 /* From da, dh += everything that flows through attention into x. */
-static npt_status attention_backward(const npt_env *env, int layer, const npt_block_state *s, npt_mat da, npt_mat dh)
+static npt_status attention_backward(const npt_env *env, int layer, const npt_block_state *s,
+                                     npt_mat da, npt_mat dh)
 {
     const npt_config *c = &env->model->config;
     const npt_block_weights *w = &env->model->blocks[layer];
     npt_mat dattn, dq, dk, dv, dn;
     const product through_o = {&w->o, da};
     NPT_TRY(linears_backward(env, &through_o, 1, NPT_SITE_ATTN, layer, &dattn));
-    NPT_TRY(npt_mat_produce(env, NPT_SITE_ROPE, layer, NPT_BACKWARD, NPT_F32, s->q.rows, s->q.cols, &dq));
-    NPT_TRY(npt_mat_produce(env, NPT_SITE_ROPE, layer, NPT_BACKWARD, NPT_F32, s->k.rows, s->k.cols, &dk));
-    NPT_TRY(npt_mat_produce(env, NPT_SITE_V, layer, NPT_BACKWARD, NPT_F32, s->v.rows, s->v.cols, &dv));
-    const npt_attention_backward_args args = {
-        .sequences = env->batch->sequences, .heads = c->heads, .kv_heads = c->kv_heads, .head_dim = c->head_dim,
-        .window = npt_model_window(env->model, layer), .offsets = env->batch->offsets,
-        .scale = (float)(1 / sqrt((double)c->head_dim)), .q = npt_mat_in(s->q), .k = npt_mat_in(s->k),
-        .v = npt_mat_in(s->v), .out = npt_mat_in(s->attn), .dout = npt_mat_in(dattn), .lse = s->lse,
-        .dq = npt_mat_out(dq), .dk = npt_mat_out(dk), .dv = npt_mat_out(dv)};
+    NPT_TRY(npt_mat_produce(env, NPT_SITE_ROPE, layer, NPT_BACKWARD, NPT_F32, s->q.rows, s->q.cols,
+                            &dq));
+    NPT_TRY(npt_mat_produce(env, NPT_SITE_ROPE, layer, NPT_BACKWARD, NPT_F32, s->k.rows, s->k.cols,
+                            &dk));
+    NPT_TRY(
+        npt_mat_produce(env, NPT_SITE_V, layer, NPT_BACKWARD, NPT_F32, s->v.rows, s->v.cols, &dv));
+    const npt_attention_backward_args args = {.sequences = env->batch->sequences,
+                                              .heads = c->heads,
+                                              .kv_heads = c->kv_heads,
+                                              .head_dim = c->head_dim,
+                                              .window = npt_model_window(env->model, layer),
+                                              .offsets = env->batch->offsets,
+                                              .scale = (float)(1 / sqrt((double)c->head_dim)),
+                                              .q = npt_mat_in(s->q),
+                                              .k = npt_mat_in(s->k),
+                                              .v = npt_mat_in(s->v),
+                                              .out = npt_mat_in(s->attn),
+                                              .dout = npt_mat_in(dattn),
+                                              .lse = s->lse,
+                                              .dq = npt_mat_out(dq),
+                                              .dk = npt_mat_out(dk),
+                                              .dv = npt_mat_out(dv)};
     npt_exec_kernels(env->exec)->attention_backward(npt_exec_run(env->exec), &args);
     npt_mat_watch(env, NPT_SITE_ROPE, layer, NPT_BACKWARD, dq);
     npt_mat_watch(env, NPT_SITE_ROPE, layer, NPT_BACKWARD, dk);
@@ -250,8 +333,10 @@ static npt_status attention_backward(const npt_env *env, int layer, const npt_bl
     rope(env, dk, c->qk_norm ? NPT_SITE_K_NORM : NPT_SITE_K, layer, NPT_BACKWARD);
     if (c->qk_norm) {
         npt_mat dq_norm = dq, dk_norm = dk;
-        NPT_TRY(npt_mat_produce(env, NPT_SITE_Q, layer, NPT_BACKWARD, NPT_F32, dq.rows, dq.cols, &dq));
-        NPT_TRY(npt_mat_produce(env, NPT_SITE_K, layer, NPT_BACKWARD, NPT_F32, dk.rows, dk.cols, &dk));
+        NPT_TRY(
+            npt_mat_produce(env, NPT_SITE_Q, layer, NPT_BACKWARD, NPT_F32, dq.rows, dq.cols, &dq));
+        NPT_TRY(
+            npt_mat_produce(env, NPT_SITE_K, layer, NPT_BACKWARD, NPT_F32, dk.rows, dk.cols, &dk));
         norm_backward(env, s->q_in, w->q_norm, c->head_dim, dq_norm, (npt_in){0}, dq);
         norm_backward(env, s->k_in, w->k_norm, c->head_dim, dk_norm, (npt_in){0}, dk);
         npt_mat_watch(env, NPT_SITE_Q, layer, NPT_BACKWARD, dq);
@@ -267,22 +352,27 @@ static npt_status attention_backward(const npt_env *env, int layer, const npt_bl
 
 static npt_status swiglu(const npt_env *env, int layer, npt_mat g, npt_mat up, npt_mat *act)
 {
-    NPT_TRY(npt_mat_produce(env, NPT_SITE_MLP_ACT, layer, NPT_FORWARD, NPT_F32, g.rows, g.cols, act));
-    const npt_swiglu_args args = {.rows = g.rows, .width = g.cols, .g = npt_mat_in(g), .up = npt_mat_in(up),
+    NPT_TRY(
+        npt_mat_produce(env, NPT_SITE_MLP_ACT, layer, NPT_FORWARD, NPT_F32, g.rows, g.cols, act));
+    const npt_swiglu_args args = {.rows = g.rows,
+                                  .width = g.cols,
+                                  .g = npt_mat_in(g),
+                                  .up = npt_mat_in(up),
                                   .dst = npt_mat_out(*act)};
     npt_exec_kernels(env->exec)->swiglu(npt_exec_run(env->exec), &args);
     npt_mat_watch(env, NPT_SITE_MLP_ACT, layer, NPT_FORWARD, *act);
     return NPT_OK;
 }
 
-npt_status npt_block_mlp(const npt_env *env, const npt_adapters *adapters, int layer, npt_mat x, npt_mat a,
-                         npt_block_state *state, npt_mat *h)
+npt_status npt_block_mlp(const npt_env *env, const npt_adapters *adapters, int layer, npt_mat x,
+                         npt_mat a, npt_block_state *state, npt_mat *h)
 {
     const npt_block_weights *w = &env->model->blocks[layer];
     npt_block_state scratch;
     npt_block_state *s = state != NULL ? state : &scratch;
     npt_mat m, g, act, down;
-    NPT_TRY(npt_mat_produce(env, NPT_SITE_RESIDUAL, layer, NPT_FORWARD, NPT_F32, x.rows, x.cols, h));
+    NPT_TRY(
+        npt_mat_produce(env, NPT_SITE_RESIDUAL, layer, NPT_FORWARD, NPT_F32, x.rows, x.cols, h));
     npt_arena_mark mark = npt_arena_get_mark(env->arena);
     s->y = x;
     if (adapters != NULL)
@@ -296,33 +386,43 @@ npt_status npt_block_mlp(const npt_env *env, const npt_adapters *adapters, int l
     npt_arena_mark kept = npt_arena_get_mark(env->arena);
     g = s->gate;
     if (adapters != NULL)
-        NPT_TRY(adapters->kind->modulate(env, adapters, layer, NPT_FORWARD, &s->adapter, s->gate, &g));
+        NPT_TRY(
+            adapters->kind->modulate(env, adapters, layer, NPT_FORWARD, &s->adapter, s->gate, &g));
     NPT_TRY(swiglu(env, layer, g, s->up, &act));
     NPT_TRY(npt_mat_operand(env, NPT_SITE_OPERAND, layer, NPT_FORWARD, act, &act));
     NPT_TRY(linear(env, &w->down, act, NPT_SITE_DOWN, layer, &down));
-    npt_exec_kernels(env->exec)->add(npt_exec_run(env->exec), x.rows * x.cols, npt_mat_in(s->y), npt_mat_in(down),
-                                     npt_mat_out(*h));
+    npt_exec_kernels(env->exec)->add(npt_exec_run(env->exec), x.rows * x.cols, npt_mat_in(s->y),
+                                     npt_mat_in(down), npt_mat_out(*h));
     npt_mat_watch(env, NPT_SITE_RESIDUAL, layer, NPT_FORWARD, *h);
     npt_arena_rewind(env->arena, state != NULL ? kept : mark);
     return NPT_OK;
 }
 
 /* dg' and (where the input's gradient is wanted) dup, from dh through down and swiglu. */
-static npt_status swiglu_backward(const npt_env *env, npt_adapters *adapters, int layer, const npt_block_state *s, bool input,
-                                  npt_mat dh, npt_mat *dg, npt_mat *dup)
+static npt_status swiglu_backward(const npt_env *env, npt_adapters *adapters, int layer,
+                                  const npt_block_state *s, bool input, npt_mat dh, npt_mat *dg,
+                                  npt_mat *dup)
 {
     npt_mat dact, g = s->gate;
     const product through_down = {&env->model->blocks[layer].down, dh};
     npt_site_id site = adapters != NULL ? NPT_SITE_GATE_MOD : NPT_SITE_GATE;
     *dup = (npt_mat){0};
     NPT_TRY(npt_mat_produce(env, site, layer, NPT_BACKWARD, NPT_F32, g.rows, g.cols, dg));
-    if (input) NPT_TRY(npt_mat_produce(env, NPT_SITE_UP, layer, NPT_BACKWARD, NPT_F32, g.rows, g.cols, dup));
+    if (input)
+        NPT_TRY(
+            npt_mat_produce(env, NPT_SITE_UP, layer, NPT_BACKWARD, NPT_F32, g.rows, g.cols, dup));
     npt_arena_mark mark = npt_arena_get_mark(env->arena);
     NPT_TRY(linears_backward(env, &through_down, 1, NPT_SITE_MLP_ACT, layer, &dact));
     if (adapters != NULL)
-        NPT_TRY(adapters->kind->modulate(env, adapters, layer, NPT_RECOMPUTE, &s->adapter, s->gate, &g));
-    const npt_swiglu_backward_args args = {.rows = g.rows, .width = g.cols, .dy = npt_mat_in(dact), .g = npt_mat_in(g),
-                                           .up = npt_mat_in(s->up), .dg = npt_mat_out(*dg), .dup = npt_mat_out(*dup)};
+        NPT_TRY(adapters->kind->modulate(env, adapters, layer, NPT_RECOMPUTE, &s->adapter, s->gate,
+                                         &g));
+    const npt_swiglu_backward_args args = {.rows = g.rows,
+                                           .width = g.cols,
+                                           .dy = npt_mat_in(dact),
+                                           .g = npt_mat_in(g),
+                                           .up = npt_mat_in(s->up),
+                                           .dg = npt_mat_out(*dg),
+                                           .dup = npt_mat_out(*dup)};
     npt_exec_kernels(env->exec)->swiglu_backward(npt_exec_run(env->exec), &args);
     npt_arena_rewind(env->arena, mark);
     npt_mat_watch(env, site, layer, NPT_BACKWARD, *dg);
@@ -330,23 +430,25 @@ static npt_status swiglu_backward(const npt_env *env, npt_adapters *adapters, in
     return NPT_OK;
 }
 
-static npt_status backward(const npt_env *env, npt_adapters *adapters, int layer, const npt_block_state *s, double penalty,
-                           bool input, npt_mat dh)
+static npt_status backward(const npt_env *env, npt_adapters *adapters, int layer,
+                           const npt_block_state *s, double penalty, bool input, npt_mat dh)
 {
     const npt_block_weights *w = &env->model->blocks[layer];
     npt_mat dg, dup, dm, da = dh;
     NPT_TRY(swiglu_backward(env, adapters, layer, s, input, dh, &dg, &dup));
     if (adapters != NULL)
-        NPT_TRY(adapters->kind->backward(env, adapters, layer, &s->adapter, s->gate, dg, penalty, input ? &da : NULL));
+        NPT_TRY(adapters->kind->backward(env, adapters, layer, &s->adapter, s->gate, dg, penalty,
+                                         input ? &da : NULL));
     if (!input) return NPT_OK;
     const product through_mlp[] = {{&w->gate, dg}, {&w->up, dup}};
     NPT_TRY(linears_backward(env, through_mlp, 2, NPT_SITE_NORM_POST, layer, &dm));
     add_norm_backward(env, s->y, w->norm_post, NPT_SITE_NORM_POST, layer, dm, dh);
-    return attention_backward(env, layer, s, da, dh); /* of a standard block, da is dh as it is now */
+    return attention_backward(env, layer, s, da,
+                              dh); /* of a standard block, da is dh as it is now */
 }
 
-npt_status npt_block_backward(const npt_env *env, npt_adapters *adapters, int layer, const npt_block_state *state,
-                              double penalty, bool input, npt_mat dh)
+npt_status npt_block_backward(const npt_env *env, npt_adapters *adapters, int layer,
+                              const npt_block_state *state, double penalty, bool input, npt_mat dh)
 {
     npt_arena_mark mark = npt_arena_get_mark(env->arena);
     NPT_TRY(backward(env, adapters, layer, state, penalty, input, dh));
@@ -360,12 +462,20 @@ npt_status npt_logits(const npt_env *env, npt_mat h, int64_t first, int64_t rows
 {
     const npt_model *model = env->model;
     npt_arena_mark mark = npt_arena_get_mark(env->arena);
-    npt_mat part = {(char *)h.data + (size_t)(first * h.cols) * npt_dtype_bytes(h.dtype), h.dtype, rows, h.cols}, n;
+    npt_mat part = {(char *)h.data + (size_t)(first * h.cols) * npt_dtype_bytes(h.dtype), h.dtype,
+                    rows, h.cols},
+            n;
     NPT_TRY(norm(env, part, model->norm_final, h.cols, NPT_SITE_NORM_FINAL, -1, &n));
-    npt_dtype to = npt_site(env->sites, NPT_SITE_LOGITS, -1, NPT_FORWARD, NPT_F32, rows * model->lm_head.rows);
+    npt_dtype to =
+        npt_site(env->sites, NPT_SITE_LOGITS, -1, NPT_FORWARD, NPT_F32, rows * model->lm_head.rows);
     NPT_ASSERT(to == NPT_F32);
-    const npt_matmul_desc desc = {.m = rows, .n = model->lm_head.rows, .k = h.cols, .trans_w = true, .a = n.dtype,
-                                  .w = model->lm_head.dtype, .c = to};
+    const npt_matmul_desc desc = {.m = rows,
+                                  .n = model->lm_head.rows,
+                                  .k = h.cols,
+                                  .trans_w = true,
+                                  .a = n.dtype,
+                                  .w = model->lm_head.dtype,
+                                  .c = to};
     const npt_matmul_args args = {.a = n.data, .w = model->lm_head.data, .c = logits};
     NPT_TRY(npt_matmul(env->exec, &desc, &args));
     npt_arena_rewind(env->arena, mark);

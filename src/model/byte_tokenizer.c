@@ -45,19 +45,18 @@ static json_t *special_token(const char *text, int id)
 
 static json_t *template(void)
 {
-    return json_pack("{s:s, s:[{s:{s:s, s:i}}, {s:{s:s, s:i}}],"
-                     " s:[{s:{s:s, s:i}}, {s:{s:s, s:i}}, {s:{s:s, s:i}}],"
-                     " s:{s:{s:s, s:[i], s:[s]}}}",
-                     "type", "TemplateProcessing",
-                     /* a text */
-                     "single", "SpecialToken", "id", "<s>", "type_id", 0, "Sequence", "id", "A",
-                     "type_id", 0,
-                     /* two */
-                     "pair", "SpecialToken", "id", "<s>", "type_id", 0, "Sequence", "id", "A",
-                     "type_id", 0, "Sequence", "id", "B", "type_id", 1,
-                     /* what the token is */
-                     "special_tokens", "<s>", "id", "<s>", "ids", NPT_BYTE_TOKENIZER_BOS, "tokens",
-                     "<s>");
+    return json_pack(
+        "{s:s, s:[{s:{s:s, s:i}}, {s:{s:s, s:i}}],"
+        " s:[{s:{s:s, s:i}}, {s:{s:s, s:i}}, {s:{s:s, s:i}}],"
+        " s:{s:{s:s, s:[i], s:[s]}}}",
+        "type", "TemplateProcessing",
+        /* a text */
+        "single", "SpecialToken", "id", "<s>", "type_id", 0, "Sequence", "id", "A", "type_id", 0,
+        /* two */
+        "pair", "SpecialToken", "id", "<s>", "type_id", 0, "Sequence", "id", "A", "type_id", 0,
+        "Sequence", "id", "B", "type_id", 1,
+        /* what the token is */
+        "special_tokens", "<s>", "id", "<s>", "ids", NPT_BYTE_TOKENIZER_BOS, "tokens", "<s>");
 }
 
 static json_t *byte_level(void)

@@ -15,12 +15,12 @@ typedef struct npt_config {
     /* RoPE */
     npt_rope_kind rope;
     double rope_theta, rope_factor, rope_low, rope_high, rope_old_positions;
-    int64_t window; /* sliding window in tokens; 0: none */
+    int64_t window;            /* sliding window in tokens; 0: none */
     int64_t window_from_layer; /* qwen: layers below this attend to everything */
     bool qkv_bias, o_bias, mlp_bias, qk_norm, tied;
-    npt_dtype dtype;    /* what config.json says of the tensors; NONE where it does not */
-    bool quantized;     /* a quantization_config is present (NF4) */
-    int64_t bos, eos;   /* -1: none */
+    npt_dtype dtype;  /* what config.json says of the tensors; NONE where it does not */
+    bool quantized;   /* a quantization_config is present (NF4) */
+    int64_t bos, eos; /* -1: none */
 } npt_config;
 
 /* `directory`/config.json. NPT_E_IO, NPT_E_FORMAT (a value that makes no sense), NPT_E_UNSUPPORTED
@@ -30,7 +30,8 @@ const char *npt_family_name(npt_family family);
 /* NPT_E_USAGE for an unknown name. */
 npt_status npt_family_from_name(const char *name, npt_family *family);
 
-/* RoPE inverse frequencies, head_dim/2 of F32 (formats.md, "RoPE"), computed in F32 as Hugging Face does. */
+/* RoPE inverse frequencies, head_dim/2 of F32 (formats.md, "RoPE"), computed in F32 as Hugging Face
+ * does. */
 void npt_config_inverse_frequencies(const npt_config *config, float *inverse);
 
 #endif

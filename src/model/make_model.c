@@ -115,8 +115,7 @@ static void add_layer(plan *p, int layer)
 static npt_status make_plan(plan *p)
 {
     const npt_make_model_options *o = p->options;
-    p->tensors =
-        npt_alloc((size_t)(OUTER_TENSORS + LAYER_TENSORS * o->layers), sizeof *p->tensors);
+    p->tensors = npt_alloc((size_t)(OUTER_TENSORS + LAYER_TENSORS * o->layers), sizeof *p->tensors);
     if (p->tensors == NULL) return NPT_E_NOMEM;
     p->threads = npt_threads_create(0);
     if (p->threads == NULL) return NPT_E_NOMEM;
@@ -250,14 +249,15 @@ static npt_status check_sizes(const npt_make_model_options *o)
         const char *flag;
         int64_t value, low, high;
     } sizes[] = {
-        {"hidden", o->hidden, 1, MAX_SIZE},       {"inter", o->inter, 1, MAX_SIZE},
-        {"layers", o->layers, 1, MAX_LAYERS},     {"heads", o->heads, 1, MAX_HEADS},
-        {"kv_heads", o->kv_heads, 1, MAX_HEADS},  {"head_dim", o->head_dim, 0, MAX_HEAD_DIM},
+        {"hidden", o->hidden, 1, MAX_SIZE},      {"inter", o->inter, 1, MAX_SIZE},
+        {"layers", o->layers, 1, MAX_LAYERS},    {"heads", o->heads, 1, MAX_HEADS},
+        {"kv_heads", o->kv_heads, 1, MAX_HEADS}, {"head_dim", o->head_dim, 0, MAX_HEAD_DIM},
         {"vocab", o->vocab, 1, MAX_SIZE},
     };
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
         if (sizes[i].value < sizes[i].low || sizes[i].value > sizes[i].high)
-            return npt_fail(NPT_E_USAGE, "--%s %" PRId64 ": it must be between %" PRId64 " and %" PRId64,
+            return npt_fail(NPT_E_USAGE,
+                            "--%s %" PRId64 ": it must be between %" PRId64 " and %" PRId64,
                             sizes[i].flag, sizes[i].value, sizes[i].low, sizes[i].high);
     return NPT_OK;
 }
@@ -283,7 +283,8 @@ static npt_status check_options(const npt_make_model_options *o, plan *p)
     p->head_dim = o->head_dim != 0 ? o->head_dim : o->hidden / o->heads;
     if (p->head_dim % 2 != 0 || p->head_dim > MAX_HEAD_DIM)
         return npt_fail(NPT_E_USAGE,
-                        "a head of %" PRId64 ": RoPE needs an even size, at most %d; give --head_dim",
+                        "a head of %" PRId64
+                        ": RoPE needs an even size, at most %d; give --head_dim",
                         p->head_dim, (int)MAX_HEAD_DIM);
     return NPT_OK;
 }
@@ -296,7 +297,8 @@ static npt_status check_place(const char *path)
 {
     if (!npt_path_exists(path)) return NPT_OK;
     if (!npt_path_is_directory(path))
-        return npt_fail(NPT_E_USAGE, "'%s' is there already, as a file; name a new directory", path);
+        return npt_fail(NPT_E_USAGE, "'%s' is there already, as a file; name a new directory",
+                        path);
     DIR *directory = opendir(path);
     if (directory == NULL) return npt_fail(NPT_E_IO, "cannot open '%s': %s", path, strerror(errno));
     bool empty = true;
@@ -323,8 +325,8 @@ static npt_status put_in_place(const char *temporary, const char *path)
     if (parent == NULL) return NPT_E_NOMEM;
     npt_status status = npt_sync_directory(temporary);
     if (status == NPT_OK && rename(temporary, path) != 0)
-        status = npt_fail(NPT_E_IO, "cannot rename '%s' to '%s': %s", temporary, path,
-                          strerror(errno));
+        status =
+            npt_fail(NPT_E_IO, "cannot rename '%s' to '%s': %s", temporary, path, strerror(errno));
     if (status == NPT_OK) status = npt_sync_directory(parent);
     npt_free(parent);
     return status;

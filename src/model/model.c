@@ -32,20 +32,24 @@ static bool is_aligned(const npt_st_tensor *tensor)
 
 /* The tensor as `wanted` (F32, or what the plan says of NPT_SITE_WEIGHT), in place where its bytes
  * will do. */
-static npt_status load_floats(loader *l, const npt_st_tensor *tensor, npt_dtype wanted, int64_t count, npt_in *in)
+static npt_status load_floats(loader *l, const npt_st_tensor *tensor, npt_dtype wanted,
+                              int64_t count, npt_in *in)
 {
     bool exact = tensor->dtype == wanted || wanted == NPT_F32;
     *in = (npt_in){tensor->data, tensor->dtype};
     if (exact && is_aligned(tensor)) return NPT_OK;
-    npt_dtype to = exact ? tensor->dtype
-                         : npt_site(l->sites, NPT_SITE_WEIGHT, -1, NPT_FORWARD, tensor->dtype, count);
-    void *copy = npt_arena_alloc(l->model->arena, NPT_MEM_WEIGHTS, (size_t)count, npt_dtype_bytes(to));
+    npt_dtype to = exact
+                       ? tensor->dtype
+                       : npt_site(l->sites, NPT_SITE_WEIGHT, -1, NPT_FORWARD, tensor->dtype, count);
+    void *copy =
+        npt_arena_alloc(l->model->arena, NPT_MEM_WEIGHTS, (size_t)count, npt_dtype_bytes(to));
     if (copy == NULL) return NPT_E_NOMEM;
     if (exact) {
         memcpy(copy, tensor->data, tensor->bytes);
     } else {
         npt_cast_stats stats = {0};
-        npt_exec_kernels(l->exec)->cast(npt_exec_run(l->exec), count, *in, (npt_out){copy, to}, &stats);
+        npt_exec_kernels(l->exec)->cast(npt_exec_run(l->exec), count, *in, (npt_out){copy, to},
+                                        &stats);
         l->model->narrowing.overflowed += stats.overflowed;
         l->model->narrowing.flushed += stats.flushed;
         l->model->narrowed += count;
@@ -77,12 +81,14 @@ static npt_status load_bias(loader *l, const char *name, int64_t size, const flo
 
 static npt_status quantize(loader *l, const npt_st_tensor *tensor, npt_weight *weight)
 {
-    size_t count = (size_t)(weight->rows * weight->cols), blocks = (count + NPT_NF4_BLOCK - 1) / NPT_NF4_BLOCK;
+    size_t count = (size_t)(weight->rows * weight->cols),
+           blocks = (count + NPT_NF4_BLOCK - 1) / NPT_NF4_BLOCK;
     uint8_t *packed = npt_arena_alloc(l->model->arena, NPT_MEM_WEIGHTS, (count + 1) / 2, 1);
     float *absmax = npt_arena_alloc(l->model->arena, NPT_MEM_WEIGHTS, blocks, sizeof *absmax);
     if (packed == NULL || absmax == NULL) return NPT_E_NOMEM;
     if (!is_aligned(tensor))
-        return npt_fail(NPT_E_FORMAT, "%s: tensor %s is not aligned; save the checkpoint again", tensor->file, tensor->name);
+        return npt_fail(NPT_E_FORMAT, "%s: tensor %s is not aligned; save the checkpoint again",
+                        tensor->file, tensor->name);
     npt_nf4_quantize(tensor->data, tensor->dtype, count, packed, absmax);
     if (l->model->double_quantization) {
         size_t nested = (blocks + NPT_NF4_NESTED_BLOCK - 1) / NPT_NF4_NESTED_BLOCK;
@@ -113,34 +119,46 @@ typedef struct quant_state {
     bool nested;
 } quant_state;
 
-static npt_status parse_quant_state(const npt_st_tensor *tensor, const npt_weight *weight, quant_state *state)
+static npt_status parse_quant_state(const npt_st_tensor *tensor, const npt_weight *weight,
+                                    quant_state *state)
 {
     json_t *root = NULL;
     const char *type;
     npt_status status = npt_json_parse(tensor->data, tensor->bytes, 0, tensor->name, &root);
     if (status != NPT_OK) return status;
     NPT_TRY_GOTO(status, out, npt_json_string(root, "quant_type", tensor->name, "", &type));
-    NPT_TRY_GOTO(status, out, npt_json_int(root, "blocksize", tensor->name, 64, 1, 1 << 20, &state->block));
-    NPT_TRY_GOTO(status, out, npt_json_int(root, "nested_blocksize", tensor->name, 0, 1, 1 << 20, &state->nested_block));
-    NPT_TRY_GOTO(status, out, npt_json_real(root, "nested_offset", tensor->name, 0, -1e30, 1e30, &state->offset));
+    NPT_TRY_GOTO(status, out,
+                 npt_json_int(root, "blocksize", tensor->name, 64, 1, 1 << 20, &state->block));
+    NPT_TRY_GOTO(
+        status, out,
+        npt_json_int(root, "nested_blocksize", tensor->name, 0, 1, 1 << 20, &state->nested_block));
+    NPT_TRY_GOTO(
+        status, out,
+        npt_json_real(root, "nested_offset", tensor->name, 0, -1e30, 1e30, &state->offset));
     state->nested = state->nested_block > 0;
     json_t *shape = json_object_get(root, "shape");
-    bool fits = json_array_size(shape) == 2 && json_integer_value(json_array_get(shape, 0)) == weight->rows &&
+    bool fits = json_array_size(shape) == 2 &&
+                json_integer_value(json_array_get(shape, 0)) == weight->rows &&
                 json_integer_value(json_array_get(shape, 1)) == weight->cols;
     if (strcmp(type, "nf4") != 0 || state->block != NPT_NF4_BLOCK)
-        status = npt_fail(NPT_E_UNSUPPORTED, "%s: %s says quant_type \"%s\", blocksize %" PRId64 "; npt reads nf4 with blocks of 64",
+        status = npt_fail(NPT_E_UNSUPPORTED,
+                          "%s: %s says quant_type \"%s\", blocksize %" PRId64
+                          "; npt reads nf4 with blocks of 64",
                           tensor->file, tensor->name, type, state->block);
     else if (!fits)
-        status = npt_fail(NPT_E_FORMAT, "%s: %s has another shape than config.json asks for ([%" PRId64 ", %" PRId64 "])",
+        status = npt_fail(NPT_E_FORMAT,
+                          "%s: %s has another shape than config.json asks for ([%" PRId64
+                          ", %" PRId64 "])",
                           tensor->file, tensor->name, weight->rows, weight->cols);
 out:
     json_decref(root);
     return status;
 }
 
-/* `name` + suffix, with its dtype and number of elements checked; F32 ones aligned (copied if need be). */
-static npt_status require_piece(loader *l, const char *name, const char *suffix, npt_dtype dtype, int64_t size,
-                                const void **data)
+/* `name` + suffix, with its dtype and number of elements checked; F32 ones aligned (copied if need
+ * be). */
+static npt_status require_piece(loader *l, const char *name, const char *suffix, npt_dtype dtype,
+                                int64_t size, const void **data)
 {
     char full[512];
     const npt_st_tensor *tensor;
@@ -152,19 +170,22 @@ static npt_status require_piece(loader *l, const char *name, const char *suffix,
     return NPT_OK;
 }
 
-static npt_status load_stored_nf4(loader *l, const char *name, const npt_st_tensor *tensor, npt_weight *weight)
+static npt_status load_stored_nf4(loader *l, const char *name, const npt_st_tensor *tensor,
+                                  npt_weight *weight)
 {
     char full[512];
     quant_state state = {0};
-    int64_t count = weight->rows * weight->cols, blocks = (count + NPT_NF4_BLOCK - 1) / NPT_NF4_BLOCK;
+    int64_t count = weight->rows * weight->cols,
+            blocks = (count + NPT_NF4_BLOCK - 1) / NPT_NF4_BLOCK;
     snprintf(full, sizeof full, "%s.quant_state.bitsandbytes__nf4", name);
     const npt_st_tensor *record = npt_st_find(l->model->st, full);
     if (record == NULL)
-        return npt_fail(NPT_E_FORMAT, "%s: %s is stored in 4 bits, but %s is missing", tensor->file, name, full);
+        return npt_fail(NPT_E_FORMAT, "%s: %s is stored in 4 bits, but %s is missing", tensor->file,
+                        name, full);
     NPT_TRY(parse_quant_state(record, weight, &state));
     if (tensor->bytes != (uint64_t)(count + 1) / 2)
-        return npt_fail(NPT_E_FORMAT, "%s: %s holds %" PRIu64 " bytes, its shape needs %" PRId64, tensor->file, name,
-                        tensor->bytes, (count + 1) / 2);
+        return npt_fail(NPT_E_FORMAT, "%s: %s holds %" PRIu64 " bytes, its shape needs %" PRId64,
+                        tensor->file, name, tensor->bytes, (count + 1) / 2);
     const void *levels, *absmax;
     NPT_TRY(require_piece(l, name, ".quant_map", NPT_F32, 16, &levels));
     NPT_TRY(require_piece(l, name, ".absmax", state.nested ? NPT_U8 : NPT_F32, blocks, &absmax));
@@ -173,9 +194,11 @@ static npt_status load_stored_nf4(loader *l, const char *name, const npt_st_tens
         int64_t nested = (blocks + state.nested_block - 1) / state.nested_block;
         NPT_TRY(require_piece(l, name, ".nested_quant_map", NPT_F32, 256, &map));
         NPT_TRY(require_piece(l, name, ".nested_absmax", NPT_F32, nested, &scales));
-        float *restored = npt_arena_alloc(l->model->arena, NPT_MEM_WEIGHTS, (size_t)blocks, sizeof *restored);
+        float *restored =
+            npt_arena_alloc(l->model->arena, NPT_MEM_WEIGHTS, (size_t)blocks, sizeof *restored);
         if (restored == NULL) return NPT_E_NOMEM;
-        npt_nf4_unnest(absmax, map, scales, (size_t)state.nested_block, (float)state.offset, (size_t)blocks, restored);
+        npt_nf4_unnest(absmax, map, scales, (size_t)state.nested_block, (float)state.offset,
+                       (size_t)blocks, restored);
         absmax = restored;
     }
     weight->dtype = NPT_NF4;
@@ -187,7 +210,8 @@ static npt_status load_stored_nf4(loader *l, const char *name, const npt_st_tens
 
 /* ---- Linears ---- */
 
-static npt_status load_linear(loader *l, const char *prefix, const char *part, bool bias, npt_weight *weight)
+static npt_status load_linear(loader *l, const char *prefix, const char *part, bool bias,
+                              npt_weight *weight)
 {
     char name[256];
     snprintf(name, sizeof name, "%s%s.weight", prefix, part);
@@ -201,7 +225,8 @@ static npt_status load_linear(loader *l, const char *prefix, const char *part, b
             NPT_TRY(quantize(l, tensor, weight));
         } else {
             npt_in in;
-            NPT_TRY(load_floats(l, tensor, l->policy->dtype[NPT_ROLE_COMPUTE], weight->rows * weight->cols, &in));
+            NPT_TRY(load_floats(l, tensor, l->policy->dtype[NPT_ROLE_COMPUTE],
+                                weight->rows * weight->cols, &in));
             weight->data = in.data;
             weight->dtype = in.dtype;
         }
@@ -211,7 +236,8 @@ static npt_status load_linear(loader *l, const char *prefix, const char *part, b
     return load_bias(l, name, weight->rows, &weight->bias);
 }
 
-static npt_status load_norm(loader *l, const char *prefix, const char *part, int64_t size, npt_in *in)
+static npt_status load_norm(loader *l, const char *prefix, const char *part, int64_t size,
+                            npt_in *in)
 {
     char name[256];
     snprintf(name, sizeof name, "%s%s.weight", prefix, part);
@@ -223,7 +249,12 @@ static npt_status load_block(loader *l, int layer)
     const npt_config *c = &l->model->config;
     npt_block_weights *b = &l->model->blocks[layer];
     const int64_t q_width = c->heads * c->head_dim, kv_width = c->kv_heads * c->head_dim;
-    const struct { const char *part; npt_weight *weight; int64_t rows, cols; bool bias; } linears[] = {
+    const struct {
+        const char *part;
+        npt_weight *weight;
+        int64_t rows, cols;
+        bool bias;
+    } linears[] = {
         {"self_attn.q_proj", &b->q, q_width, c->hidden, c->qkv_bias},
         {"self_attn.k_proj", &b->k, kv_width, c->hidden, c->qkv_bias},
         {"self_attn.v_proj", &b->v, kv_width, c->hidden, c->qkv_bias},
@@ -252,7 +283,8 @@ static npt_status load_embedding(loader *l)
     const npt_config *c = &l->model->config;
     const int64_t shape[2] = {c->vocab, c->hidden};
     const npt_st_tensor *tensor;
-    NPT_TRY(npt_st_require(l->model->st, "model.embed_tokens.weight", NPT_DTYPE_NONE, 2, shape, &tensor));
+    NPT_TRY(npt_st_require(l->model->st, "model.embed_tokens.weight", NPT_DTYPE_NONE, 2, shape,
+                           &tensor));
     return load_floats(l, tensor, tensor->dtype, c->vocab * c->hidden, &l->model->embed);
 }
 
@@ -279,8 +311,11 @@ npt_status npt_model_open(npt_model **model, const char *name)
     m->double_quantization = true;
     m->file_dtype = linear_dtype(m);
     if (m->file_dtype == NPT_NF4 && !m->config.quantized) {
-        status = npt_fail(NPT_E_FORMAT, "%s: the linears are stored as integers, but config.json has no quantization_config; "
-                                        "npt reads bitsandbytes NF4 checkpoints", m->directory);
+        status = npt_fail(
+            NPT_E_FORMAT,
+            "%s: the linears are stored as integers, but config.json has no quantization_config; "
+            "npt reads bitsandbytes NF4 checkpoints",
+            m->directory);
         goto fail;
     }
     *model = m;
@@ -290,12 +325,15 @@ fail:
     return status;
 }
 
-npt_status npt_model_load(npt_model *model, npt_exec *exec, const npt_policy *policy, npt_sites *sites)
+npt_status npt_model_load(npt_model *model, npt_exec *exec, const npt_policy *policy,
+                          npt_sites *sites)
 {
     loader l = {model, exec, policy, sites};
     const npt_config *c = &model->config;
-    model->blocks = npt_arena_zalloc(model->arena, NPT_MEM_OTHER, (size_t)c->layers, sizeof *model->blocks);
-    model->inverse_frequencies = npt_arena_alloc(model->arena, NPT_MEM_OTHER, (size_t)c->head_dim / 2, sizeof(float));
+    model->blocks =
+        npt_arena_zalloc(model->arena, NPT_MEM_OTHER, (size_t)c->layers, sizeof *model->blocks);
+    model->inverse_frequencies =
+        npt_arena_alloc(model->arena, NPT_MEM_OTHER, (size_t)c->head_dim / 2, sizeof(float));
     if (model->blocks == NULL || model->inverse_frequencies == NULL) return NPT_E_NOMEM;
     npt_config_inverse_frequencies(c, model->inverse_frequencies);
     NPT_TRY(load_embedding(&l));
@@ -303,7 +341,8 @@ npt_status npt_model_load(npt_model *model, npt_exec *exec, const npt_policy *po
     return npt_st_check_unchanged(model->st);
 }
 
-npt_status npt_model_load_head(npt_model *model, npt_exec *exec, const npt_policy *policy, npt_sites *sites)
+npt_status npt_model_load_head(npt_model *model, npt_exec *exec, const npt_policy *policy,
+                               npt_sites *sites)
 {
     loader l = {model, exec, policy, sites};
     const npt_config *c = &model->config;
@@ -312,8 +351,9 @@ npt_status npt_model_load_head(npt_model *model, npt_exec *exec, const npt_polic
     const npt_st_tensor *tensor;
     npt_in in;
     NPT_TRY(npt_st_require(model->st, name, NPT_DTYPE_NONE, 2, shape, &tensor));
-    NPT_TRY(load_floats(&l, tensor, policy->dtype[NPT_ROLE_COMPUTE], c->vocab * c->hidden, &in));
-    model->lm_head = (npt_weight){.rows = c->vocab, .cols = c->hidden, .dtype = in.dtype, .data = in.data};
+    NPT_TRY(load_floats(&l, tensor, policy->dtype[NPT_ROLE_PLAIN], c->vocab * c->hidden, &in));
+    model->lm_head =
+        (npt_weight){.rows = c->vocab, .cols = c->hidden, .dtype = in.dtype, .data = in.data};
     return load_vector(&l, "model.norm.weight", c->hidden, &model->norm_final);
 }
 

@@ -16,7 +16,7 @@
 /* A frozen linear, [rows, cols] = [outputs, inputs], row-major. */
 typedef struct npt_weight {
     int64_t rows, cols;
-    npt_dtype dtype;     /* F32, F16, BF16 or NF4 */
+    npt_dtype dtype; /* F32, F16, BF16 or NF4 */
     const void *data;
     const float *absmax; /* NF4: one per 64 elements */
     const float *levels; /* NF4: 16 */
@@ -33,15 +33,15 @@ typedef struct npt_model {
     char *directory;
     npt_st *st;
     npt_arena *arena;
-    npt_dtype file_dtype;     /* of the linears in the file; NF4 for a quantized checkpoint */
-    npt_in embed;             /* [vocab, hidden], as in the file */
+    npt_dtype file_dtype; /* of the linears in the file; NF4 for a quantized checkpoint */
+    npt_in embed;         /* [vocab, hidden], as in the file */
     npt_in norm_final;
-    npt_weight lm_head;       /* data NULL until npt_model_load_head() */
-    npt_block_weights *blocks; /* [layers] */
+    npt_weight lm_head;         /* data NULL until npt_model_load_head() */
+    npt_block_weights *blocks;  /* [layers] */
     float *inverse_frequencies; /* [head_dim / 2] */
-    npt_cast_stats narrowing; /* what conversions on load lost */
-    int64_t narrowed;         /* elements converted */
-    bool double_quantization; /* of weights quantized on load */
+    npt_cast_stats narrowing;   /* what conversions on load lost */
+    int64_t narrowed;           /* elements converted */
+    bool double_quantization;   /* of weights quantized on load */
 } npt_model;
 
 /* Configuration and headers only: enough to decide the policy. `name`: a directory, or a Hub name
@@ -49,9 +49,11 @@ typedef struct npt_model {
 npt_status npt_model_open(npt_model **model, const char *name);
 /* Maps, converts or quantizes the blocks' weights as `policy` says; conversions are announced to
  * `sites` (NPT_SITE_WEIGHT). NPT_E_FORMAT where a tensor is missing or has another shape. */
-npt_status npt_model_load(npt_model *model, npt_exec *exec, const npt_policy *policy, npt_sites *sites);
+npt_status npt_model_load(npt_model *model, npt_exec *exec, const npt_policy *policy,
+                          npt_sites *sites);
 /* The output head as well (evaluation). */
-npt_status npt_model_load_head(npt_model *model, npt_exec *exec, const npt_policy *policy, npt_sites *sites);
+npt_status npt_model_load_head(npt_model *model, npt_exec *exec, const npt_policy *policy,
+                               npt_sites *sites);
 void npt_model_close(npt_model *model);
 
 /* Window of a layer; 0 = none. */

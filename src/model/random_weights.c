@@ -46,7 +46,8 @@ static void round_run(const float *values, int64_t count, npt_dtype dtype, void 
         for (int64_t i = 0; i < count; i++) ((uint16_t *)dst)[at + i] = npt_f16_from_f32(values[i]);
         break;
     case NPT_BF16:
-        for (int64_t i = 0; i < count; i++) ((uint16_t *)dst)[at + i] = npt_bf16_from_f32(values[i]);
+        for (int64_t i = 0; i < count; i++)
+            ((uint16_t *)dst)[at + i] = npt_bf16_from_f32(values[i]);
         break;
     default: memcpy((float *)dst + at, values, (size_t)count * sizeof *values);
     }

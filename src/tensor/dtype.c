@@ -88,12 +88,19 @@ uint16_t npt_f16_from_f32(float value)
     return (uint16_t)(sign | round_off(significand, 126u - (magnitude >> 23)));
 }
 
+/* By memcpy, because a tensor of a file lies at any address where the header was not padded. */
 float npt_load(const void *src, npt_dtype dtype, size_t index)
 {
+    float single;
+    uint16_t half;
+    if (dtype == NPT_F32)
+        memcpy(&single, (const char *)src + index * sizeof single, sizeof single);
+    else
+        memcpy(&half, (const char *)src + index * sizeof half, sizeof half);
     switch (dtype) {
-    case NPT_F32: return ((const float *)src)[index];
-    case NPT_F16: return npt_f32_from_f16(((const uint16_t *)src)[index]);
-    case NPT_BF16: return npt_f32_from_bf16(((const uint16_t *)src)[index]);
+    case NPT_F32: return single;
+    case NPT_F16: return npt_f32_from_f16(half);
+    case NPT_BF16: return npt_f32_from_bf16(half);
     default: NPT_ASSERT(!"a dtype that is computed with"); return 0.0f;
     }
 }

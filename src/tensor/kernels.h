@@ -23,10 +23,16 @@ typedef struct npt_run {
 } npt_run;
 
 /* A read-only operand with its dtype; a destination likewise. */
-typedef struct npt_in { const void *data; npt_dtype dtype; } npt_in;
-typedef struct npt_out { void *data; npt_dtype dtype; } npt_out;
+typedef struct npt_in {
+    const void *data;
+    npt_dtype dtype;
+} npt_in;
+typedef struct npt_out {
+    void *data;
+    npt_dtype dtype;
+} npt_out;
 
-/* What a narrowing did, element by element. */
+/* What a narrowing did, element by element; added to what is there. */
 typedef struct npt_cast_stats {
     uint64_t overflowed; /* finite → infinite */
     uint64_t flushed;    /* nonzero → zero */
@@ -49,7 +55,8 @@ typedef struct npt_norm_backward_args {
 } npt_norm_backward_args;
 
 /* Half-split rotary embedding, in place or not: pairs (i, i + head_dim/2) of each head turned by
- * the token's angle; inverse turns back (the backward pass). cos, sin: [positions, head_dim/2]. */
+ * the token's angle; inverse turns back (the backward pass). cos, sin: [positions, head_dim/2],
+ * already rounded to H by whoever made them. */
 typedef struct npt_rope_args {
     int64_t tokens, heads, head_dim;
     const int32_t *positions; /* [tokens] */
@@ -61,14 +68,15 @@ typedef struct npt_rope_args {
 
 /* Causal grouped-query attention. q [tokens, heads·head_dim], k and v [tokens, kv_heads·head_dim].
  * Sequence s has tokens offsets[s] … offsets[s+1]-1. Key j is seen by query i of the same sequence
- * where j ≤ i and (window == 0 or i − j < window). Scores × scale, softmax and sums in F32. */
+ * where j ≤ i and (window == 0 or i − j < window). Scores × scale, softmax and sums in F32.
+ * head_dim up to 512. Alone among kernels, the last bits may differ between levels. */
 typedef struct npt_attention_args {
     int64_t sequences, heads, kv_heads, head_dim, window;
     const int64_t *offsets; /* [sequences + 1] */
     float scale;
     npt_in q, k, v;
-    npt_out out;  /* [tokens, heads·head_dim] */
-    float *lse;   /* [tokens, heads]: log of the sum of exponentials; written; may be NULL */
+    npt_out out; /* [tokens, heads·head_dim] */
+    float *lse;  /* [tokens, heads]: log of the sum of exponentials; written; may be NULL */
 } npt_attention_args;
 
 typedef struct npt_attention_backward_args {
@@ -118,7 +126,7 @@ typedef struct npt_distance_args {
     int64_t rows, width;
     bool normalized;
     npt_in s, t;
-    double *row_sums; /* [rows] scratch of the caller: Σ_j over one row; the total is their sum in order */
+    double *row_sums; /* [rows], the caller's: Σ_j over one row; the total is their sum in order */
 } npt_distance_args;
 
 /* dst = base + factor · d(Σ rows Σ_j)/ds. base.data may be NULL or equal dst.data. */
@@ -140,8 +148,9 @@ typedef struct npt_adam_args {
     const float *grad;
 } npt_adam_args;
 
-/* Per row of logits [rows, width] F32 of teacher and student with the target id (or -1: not counted):
- * negative log-likelihood of each, KL(teacher‖student), whether the largest logit agrees. */
+/* Per row of logits [rows, width] F32 of teacher and student with the target id (or -1: not
+ * counted): negative log-likelihood of each, KL(teacher‖student), whether the largest logit agrees
+ * (the first of equals counts). Rows that are not counted get zeros. */
 typedef struct npt_compare_args {
     int64_t rows, width;
     const float *teacher, *student;
@@ -152,11 +161,15 @@ typedef struct npt_compare_args {
 
 typedef struct npt_kernels {
     const char *name; /* level of the topmost filler */
-    size_t (*scratch_bytes)(int64_t longest_sequence, int64_t head_dim, int64_t width); /* per worker */
+    /* per worker */
+    size_t (*scratch_bytes)(int64_t longest_sequence, int64_t head_dim, int64_t width);
 
-    void (*embed)(const npt_run *run, int64_t tokens, int64_t width, const int32_t *ids, npt_in table, npt_out dst);
-    void (*cast)(const npt_run *run, int64_t n, npt_in src, npt_out dst, npt_cast_stats *stats); /* stats may be NULL */
-    void (*add)(const npt_run *run, int64_t n, npt_in x, npt_in y, npt_out dst); /* dst may equal x or y */
+    void (*embed)(const npt_run *run, int64_t tokens, int64_t width, const int32_t *ids,
+                  npt_in table, npt_out dst);
+    /* stats may be NULL */
+    void (*cast)(const npt_run *run, int64_t n, npt_in src, npt_out dst, npt_cast_stats *stats);
+    /* dst may equal x or y */
+    void (*add)(const npt_run *run, int64_t n, npt_in x, npt_in y, npt_out dst);
     void (*norm)(const npt_run *run, const npt_norm_args *args);
     void (*norm_backward)(const npt_run *run, const npt_norm_backward_args *args);
     void (*rope)(const npt_run *run, const npt_rope_args *args);
@@ -168,7 +181,8 @@ typedef struct npt_kernels {
     void (*swiglu_backward)(const npt_run *run, const npt_swiglu_backward_args *args);
     double (*distance)(const npt_run *run, const npt_distance_args *args);
     void (*distance_backward)(const npt_run *run, const npt_distance_backward_args *args);
-    double (*sum_squares)(const npt_run *run, int64_t n, npt_in x); /* F64 over blocks of fixed size, in order */
+    /* F64 over blocks whose size follows from n, in order */
+    double (*sum_squares)(const npt_run *run, int64_t n, npt_in x);
     int64_t (*count_nonfinite)(const npt_run *run, int64_t n, npt_in x);
     float (*max_abs)(const npt_run *run, int64_t n, npt_in x); /* over finite values */
     void (*adam)(const npt_run *run, const npt_adam_args *args);

@@ -14,9 +14,8 @@
 
 typedef struct npt_matmul_desc {
     int64_t m, n, k;
-    bool trans_a;    /* A is stored [k,m] (else [m,k]) */
-    /* W is stored [n,k]: the Hugging Face layout, y = x·Wᵀ (else [k,n]: dX = dY·W) */
-    bool trans_w;
+    bool trans_a; /* A is stored [k,m] (else [m,k]) */
+    bool trans_w; /* W is stored [n,k]: the Hugging Face layout, y = x·Wᵀ (else [k,n]: dX = dY·W) */
     npt_dtype a;     /* F32, F16, BF16 */
     npt_dtype w;     /* F32, F16, BF16, NF4 (blocks run along the flattened stored matrix) */
     npt_dtype c;     /* F32, F16, BF16: one rounding of the F32 result */

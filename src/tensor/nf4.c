@@ -8,10 +8,10 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* NF4 as bitsandbytes' CUDA kernels define it (precision.md §5): scale by the F32 reciprocal, fifteen
- * strict comparisons, level × absmax in F32. Invariant: nothing is special-cased, not even a block
- * of zeros: 0 × (1/0) is NaN, which no comparison admits, so its code is 0 and it decodes to
- * -1 × 0, a zero. */
+/* NF4 as bitsandbytes' CUDA kernels define it (precision.md §5): scale by the F32 reciprocal,
+ * fifteen strict comparisons, level × absmax in F32. The one special case is a block of zeros,
+ * where 0 × (1/0) would be NaN: it takes the code of zero, as bitsandbytes' CPU build stores it,
+ * and decodes to 0 (the CUDA kernel lets the NaN fall through to code 0: -1 × 0). */
 
 const float npt_nf4_levels[16] = {
     -1.0f,
@@ -32,12 +32,13 @@ const float npt_nf4_levels[16] = {
     1.0f,
 };
 
-/* A value above threshold i has a code above i. */
+/* A value above threshold i has a code above i. Decimal to F64 to F32, without the suffix f: three
+ * of them lie next to the middle of two floats, and this is where bitsandbytes has them. */
 static const float thresholds[15] = {
-    -0.8480964004493439f,  -0.6106329262256622f,   -0.4599952697753906f, -0.33967943489551544f,
-    -0.23460740596055984f, -0.13791173323988914f,  -0.045525018125772476f, 0.03979014977812767f,
-    0.1202552504837513f,   0.2035212516784668f,    0.2920137718319893f,  0.3893125355243683f,
-    0.5016634166240692f,   0.6427869200706482f,    0.8614784181118011f,
+    -0.8480964004493439,  -0.6106329262256622,  -0.4599952697753906,   -0.33967943489551544,
+    -0.23460740596055984, -0.13791173323988914, -0.045525018125772476, 0.03979014977812767,
+    0.1202552504837513,   0.2035212516784668,   0.2920137718319893,    0.3893125355243683,
+    0.5016634166240692,   0.6427869200706482,   0.8614784181118011,
 };
 
 static unsigned nf4_code(float scaled)
@@ -62,7 +63,7 @@ void npt_nf4_quantize(const void *src, npt_dtype dtype, size_t n, uint8_t *packe
         float block[NPT_NF4_BLOCK] = {0};
         for (size_t i = 0; i < count; i++) block[i] = npt_load(src, dtype, start + i);
         float top = largest(block, count);
-        float reciprocal = 1.0f / top;
+        float reciprocal = top > 0.0f ? 1.0f / top : 0.0f;
         for (size_t i = 0; i < count; i += 2) {
             unsigned high = nf4_code(block[i] * reciprocal);
             unsigned low = nf4_code(block[i + 1] * reciprocal);
@@ -93,8 +94,8 @@ static int compare_floats(const void *left, const void *right)
     return (a > b) - (a < b);
 }
 
-/* Edge i of `parts` equal parts of [0.1, 1], counted from the nearer end with one rounding: PyTorch's
- * linspace in F32. The maps in published checkpoints have exactly these bits. */
+/* Edge i of `parts` equal parts of [0.1, 1], counted from the nearer end with one rounding:
+ * PyTorch's linspace in F32. The maps in published checkpoints have exactly these bits. */
 static float part_edge(int i, int parts)
 {
     float step = (1.0f - 0.1f) / (float)parts;

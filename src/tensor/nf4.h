@@ -13,8 +13,8 @@ extern const float npt_nf4_levels[16];
 
 /* src: n elements of F32, F16 or BF16. */
 void npt_nf4_quantize(const void *src, npt_dtype dtype, size_t n, uint8_t *packed, float *absmax);
-/* dst: n of F32, F16 or BF16; level × absmax in F32, one rounding. `levels`: 16 entries (a file's own
- * map, or npt_nf4_levels). */
+/* dst: n of F32, F16 or BF16; level × absmax in F32, one rounding. `levels`: 16 entries (a file's
+ * own map, or npt_nf4_levels). */
 void npt_nf4_dequantize(const uint8_t *packed, const float *absmax, const float *levels, size_t n,
                         void *dst, npt_dtype dtype);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The precision policy, R1–R7 (precision.md §2): every dtype of a run, and the rule that decided it,
- * before a weight is read. */
+/* The precision policy, R1–R7 (precision.md §2): every dtype of a run, and the rule that decided
+ * it, before a weight is read. */
 #ifndef NPT_TENSOR_POLICY_H
 #define NPT_TENSOR_POLICY_H
 
@@ -44,7 +44,8 @@ npt_status npt_policy_decide(const npt_policy_request *request, npt_policy *poli
 
 /* R7, for callers that hand over an existing base: what npt_policy_decide() would be asked. The
  * first that is known decides: quantization record, dtype of the float tensors (of the linears,
- * never "the first parameter"), dtype in config.json. An integer tensor dtype is never a base dtype. */
+ * never "the first parameter"), dtype in config.json. An integer tensor dtype is never a base
+ * dtype. */
 npt_policy_request npt_policy_infer(bool quantization_record, npt_dtype tensor_dtype,
                                     npt_dtype config_dtype);
 

@@ -12,7 +12,17 @@
  * roundings a token, in which blocks, and whether backward has the gradient of it, or replays it.
  * Invariant: a plan cell is NONE → NONE exactly where no such cast can happen. */
 
-typedef enum site_width { WIDTH_HIDDEN, WIDTH_INTER, WIDTH_Q, WIDTH_KV, WIDTH_RANK, WIDTH_ROPE, WIDTH_OPERAND, WIDTH_NONE } site_width;
+typedef enum site_width {
+    WIDTH_HIDDEN,
+    WIDTH_INTER,
+    WIDTH_Q,
+    WIDTH_KV,
+    WIDTH_RANK,
+    WIDTH_ROPE,
+    WIDTH_BLOCK,
+    WIDTH_ADAPTER,
+    WIDTH_NONE
+} site_width;
 
 typedef enum site_place {
     IN_NEVER,
@@ -20,8 +30,8 @@ typedef enum site_place {
     IN_EVERY,
     IN_STANDARD,
     IN_NPT,
-    IN_ADDITIVE,
-    IN_MULTIPLICATIVE,
+    IN_ADD,
+    IN_MULT,
     IN_QK_NORM
 } site_place;
 
@@ -36,53 +46,46 @@ typedef struct site_row {
     bool recompute; /* backward replays it */
 } site_row;
 
-#define H NPT_ROLE_ACT
-#define P NPT_ROLE_ADAPTER
-#define F NPT_ROLE_ACCUM
-#define C NPT_ROLE_COMPUTE
+/* id and name; from and to; width, roundings and place forward; roundings and place backward;
+ * whether backward replays it. */
+#define ROW(id, name, from, to, width, n, place, back, back_place, again)                          \
+    [NPT_SITE_##id] = {name, NPT_ROLE_##from, NPT_ROLE_##to, WIDTH_##width, n, IN_##place,         \
+                       back, IN_##back_place, again}
 /* clang-format off */
 static const site_row table[NPT_SITE_COUNT] = {
-    /*                            name              from to  width         n  place              n  backward place     again */
-    [NPT_SITE_WEIGHT]          = {"weight",         NPT_ROLE_FROZEN,
-                                                         C,  WIDTH_NONE,   1, IN_MODEL,          0, IN_NEVER,          false},
-    [NPT_SITE_EMBED]           = {"embed",          NPT_ROLE_PLAIN,
-                                                         H,  WIDTH_HIDDEN, 1, IN_MODEL,          0, IN_NEVER,          false},
-    [NPT_SITE_NORM_IN]         = {"norm_in",        F,   H,  WIDTH_HIDDEN, 2, IN_EVERY,          2, IN_EVERY,          false},
-    [NPT_SITE_Q]               = {"q",              F,   H,  WIDTH_Q,      1, IN_EVERY,          1, IN_EVERY,          false},
-    [NPT_SITE_K]               = {"k",              F,   H,  WIDTH_KV,     1, IN_EVERY,          1, IN_EVERY,          false},
-    [NPT_SITE_V]               = {"v",              F,   H,  WIDTH_KV,     1, IN_EVERY,          1, IN_EVERY,          false},
-    [NPT_SITE_Q_NORM]          = {"q_norm",         F,   H,  WIDTH_Q,      2, IN_QK_NORM,        1, IN_QK_NORM,        false},
-    [NPT_SITE_K_NORM]          = {"k_norm",         F,   H,  WIDTH_KV,     2, IN_QK_NORM,        1, IN_QK_NORM,        false},
-    [NPT_SITE_ROPE_TABLE]      = {"rope_table",     F,   H,  WIDTH_NONE,   1, IN_MODEL,          0, IN_NEVER,          false},
-    [NPT_SITE_ROPE]            = {"rope",           F,   H,  WIDTH_ROPE,   1, IN_EVERY,          1, IN_EVERY,          false},
-    [NPT_SITE_ATTN]            = {"attn",           F,   H,  WIDTH_Q,      1, IN_EVERY,          1, IN_EVERY,          false},
-    [NPT_SITE_ATTN_OUT]        = {"attn_out",       F,   H,  WIDTH_HIDDEN, 1, IN_EVERY,          1, IN_NPT,            false},
-    [NPT_SITE_RESIDUAL_ATTN]   = {"residual_attn",  F,   H,  WIDTH_HIDDEN, 1, IN_STANDARD,       0, IN_NEVER,          false},
-    [NPT_SITE_ADAPTER_IN]      = {"adapter_in",     H,   P,  WIDTH_HIDDEN, 1, IN_NPT,            1, IN_NPT,            false},
-    [NPT_SITE_Z]               = {"z",              F,   P,  WIDTH_RANK,   1, IN_NPT,            1, IN_NPT,            false},
-    [NPT_SITE_ADD]             = {"add",            F,   P,  WIDTH_INTER,  1, IN_ADDITIVE,       1, IN_ADDITIVE,       false},
-    [NPT_SITE_U]               = {"u",              F,   P,  WIDTH_INTER,  1, IN_MULTIPLICATIVE, 1, IN_MULTIPLICATIVE, false},
-    [NPT_SITE_MULT]            = {"mult",           F,   P,  WIDTH_INTER,  1, IN_MULTIPLICATIVE, 0, IN_NEVER,          true},
-    [NPT_SITE_NORM_POST]       = {"norm_post",      F,   H,  WIDTH_HIDDEN, 2, IN_EVERY,          2, IN_EVERY,          false},
-    [NPT_SITE_GATE]            = {"gate",           F,   H,  WIDTH_INTER,  1, IN_EVERY,          1, IN_EVERY,          false},
-    [NPT_SITE_UP]              = {"up",             F,   H,  WIDTH_INTER,  1, IN_EVERY,          1, IN_EVERY,          false},
-    [NPT_SITE_GATE_MOD]        = {"gate_mod",       F,   H,  WIDTH_INTER,  1, IN_NPT,            1, IN_NPT,            true},
-    [NPT_SITE_MLP_ACT]         = {"mlp_act",        F,   H,  WIDTH_INTER,  1, IN_EVERY,          1, IN_EVERY,          false},
-    [NPT_SITE_DOWN]            = {"down",           F,   H,  WIDTH_HIDDEN, 1, IN_EVERY,          0, IN_NEVER,          false},
-    [NPT_SITE_RESIDUAL]        = {"residual",       F,   H,  WIDTH_HIDDEN, 1, IN_EVERY,          1, IN_EVERY,          false},
-    [NPT_SITE_NORM_FINAL]      = {"norm_final",     F,   H,  WIDTH_HIDDEN, 2, IN_MODEL,          0, IN_NEVER,          false},
-    [NPT_SITE_LOGITS]          = {"logits",         F,   NPT_ROLE_LOSS,
-                                                             WIDTH_NONE,   1, IN_MODEL,          0, IN_NEVER,          false},
-    [NPT_SITE_OPERAND]         = {"operand",        H,   C,  WIDTH_OPERAND, 1, IN_EVERY,         1, IN_EVERY,          false},
-    [NPT_SITE_ADAPTER_OPERAND] = {"adapter_operand", P,  C,  WIDTH_NONE,   1, IN_NPT,            1, IN_NPT,            false},
-    [NPT_SITE_UPDATE]          = {"update",         NPT_ROLE_MASTER,
-                                                         P,  WIDTH_NONE,   1, IN_NPT,            0, IN_NEVER,          false},
+    ROW(WEIGHT,          "weight",          FROZEN,  COMPUTE, NONE,      1, MODEL,   0, NEVER,   0),
+    ROW(EMBED,           "embed",           PLAIN,   ACT,     HIDDEN,    1, MODEL,   0, NEVER,   0),
+    ROW(NORM_IN,         "norm_in",         ACCUM,   ACT,     HIDDEN,    2, EVERY,   2, EVERY,   0),
+    ROW(Q,               "q",               ACCUM,   ACT,     Q,         1, EVERY,   1, EVERY,   0),
+    ROW(K,               "k",               ACCUM,   ACT,     KV,        1, EVERY,   1, EVERY,   0),
+    ROW(V,               "v",               ACCUM,   ACT,     KV,        1, EVERY,   1, EVERY,   0),
+    ROW(Q_NORM,          "q_norm",          ACCUM,   ACT,     Q,         2, QK_NORM, 1, QK_NORM, 0),
+    ROW(K_NORM,          "k_norm",          ACCUM,   ACT,     KV,        2, QK_NORM, 1, QK_NORM, 0),
+    ROW(ROPE_TABLE,      "rope_table",      ACCUM,   ACT,     NONE,      1, MODEL,   0, NEVER,   0),
+    ROW(ROPE,            "rope",            ACCUM,   ACT,     ROPE,      1, EVERY,   1, EVERY,   0),
+    ROW(ATTN,            "attn",            ACCUM,   ACT,     Q,         1, EVERY,   1, EVERY,   0),
+    ROW(ATTN_OUT,        "attn_out",        ACCUM,   ACT,     HIDDEN,    1, EVERY,   1, NPT,     0),
+    ROW(RESIDUAL_ATTN,  "residual_attn",   ACCUM,   ACT,     HIDDEN,    1, STANDARD, 0, NEVER,   0),
+    ROW(ADAPTER_IN,      "adapter_in",      ACT,     ADAPTER, HIDDEN,    1, NPT,     1, NPT,     0),
+    ROW(Z,               "z",               ACCUM,   ADAPTER, RANK,      1, NPT,     1, NPT,     0),
+    ROW(ADD,             "add",             ACCUM,   ADAPTER, INTER,     1, ADD,     1, ADD,     0),
+    ROW(U,               "u",               ACCUM,   ADAPTER, INTER,     1, MULT,    1, MULT,    0),
+    ROW(MULT,            "mult",            ACCUM,   ADAPTER, INTER,     1, MULT,    0, NEVER,   1),
+    ROW(NORM_POST,       "norm_post",       ACCUM,   ACT,     HIDDEN,    2, EVERY,   2, EVERY,   0),
+    ROW(GATE,            "gate",            ACCUM,   ACT,     INTER,     1, EVERY,   1, EVERY,   0),
+    ROW(UP,              "up",              ACCUM,   ACT,     INTER,     1, EVERY,   1, EVERY,   0),
+    ROW(GATE_MOD,        "gate_mod",        ACCUM,   ACT,     INTER,     1, NPT,     1, NPT,     1),
+    ROW(MLP_ACT,         "mlp_act",         ACCUM,   ACT,     INTER,     1, EVERY,   1, EVERY,   0),
+    ROW(DOWN,            "down",            ACCUM,   ACT,     HIDDEN,    1, EVERY,   0, NEVER,   0),
+    ROW(RESIDUAL,        "residual",        ACCUM,   ACT,     HIDDEN,    1, EVERY,   1, EVERY,   0),
+    ROW(NORM_FINAL,      "norm_final",      ACCUM,   ACT,     HIDDEN,    2, MODEL,   0, NEVER,   0),
+    ROW(LOGITS,          "logits",          ACCUM,   LOSS,    NONE,      1, MODEL,   0, NEVER,   0),
+    ROW(OPERAND,         "operand",         ACT,     COMPUTE, BLOCK,     1, EVERY,   1, EVERY,   0),
+    ROW(ADAPTER_OPERAND, "adapter_operand", ADAPTER, COMPUTE, ADAPTER,   1, NPT,     1, NPT,     0),
+    ROW(UPDATE,          "update",          MASTER,  ADAPTER, NONE,      1, NPT,     0, NEVER,   0),
 };
 /* clang-format on */
-#undef H
-#undef P
-#undef F
-#undef C
+#undef ROW
 
 typedef struct site_cell {
     npt_site_plan plan;
@@ -100,10 +103,12 @@ struct npt_sites {
     npt_dtype breach_from;
 };
 
-static site_cell *cell_at(const npt_sites *sites, npt_site_id id, int layer, npt_direction direction)
+static site_cell *cell_at(const npt_sites *sites, npt_site_id id, int layer,
+                          npt_direction direction)
 {
     NPT_ASSERT(layer >= -1 && layer < sites->layers && id < NPT_SITE_COUNT);
-    return &sites->cells[((size_t)(layer + 1) * NPT_SITE_COUNT + id) * NPT_DIRECTION_COUNT + direction];
+    return &sites->cells[((size_t)(layer + 1) * NPT_SITE_COUNT + id) * NPT_DIRECTION_COUNT +
+                         direction];
 }
 
 static bool is_placed(site_place place, const npt_site_block *block)
@@ -114,25 +119,31 @@ static bool is_placed(site_place place, const npt_site_block *block)
     case IN_EVERY: return block != NULL;
     case IN_STANDARD: return block != NULL && !block->npt;
     case IN_NPT: return block != NULL && block->npt;
-    case IN_ADDITIVE: return block != NULL && block->npt && block->additive;
-    case IN_MULTIPLICATIVE: return block != NULL && block->npt && block->multiplicative;
+    case IN_ADD: return block != NULL && block->npt && block->additive;
+    case IN_MULT: return block != NULL && block->npt && block->multiplicative;
     case IN_QK_NORM: return block != NULL && block->qk_norm;
     }
     return false;
 }
 
-/* Activations that enter matmuls, per token: forward n, attn, m, act, and a and z of an NPT block;
- * backward the gradients dh, dgate, dup, da, dq, dk, dv, and for the adapter dz, z, a and the dadd, du. */
+/* Activations that enter matmuls, per token: forward n, attn, m, act; backward the gradients dh,
+ * dgate, dup, da, dq, dk, dv. */
 static int64_t operand_width(const npt_site_block *b, npt_direction direction)
 {
-    int64_t terms = (b->additive ? 1 : 0) + (b->multiplicative ? 1 : 0);
-    if (direction == NPT_FORWARD)
-        return 2 * b->hidden + b->q_width + b->inter + (b->npt ? b->hidden + b->rank : 0);
-    return 2 * b->hidden + 2 * b->inter + b->q_width + 2 * b->kv_width +
-           (b->npt ? b->hidden + 2 * b->rank + terms * b->inter : 0);
+    if (direction == NPT_FORWARD) return 2 * b->hidden + b->q_width + b->inter;
+    return 2 * b->hidden + 2 * b->inter + b->q_width + 2 * b->kv_width;
 }
 
-static int64_t width_of(const site_row *row, const npt_site_block *block, int64_t hidden, npt_direction direction)
+/* The same of an adapter: forward a and z; backward dz, z, a and the dadd, du. */
+static int64_t adapter_operand_width(const npt_site_block *b, npt_direction direction)
+{
+    int64_t terms = (b->additive ? 1 : 0) + (b->multiplicative ? 1 : 0);
+    if (direction == NPT_FORWARD) return b->hidden + b->rank;
+    return b->hidden + 2 * b->rank + terms * b->inter;
+}
+
+static int64_t width_of(const site_row *row, const npt_site_block *block, int64_t hidden,
+                        npt_direction direction)
 {
     switch (row->width) {
     case WIDTH_HIDDEN: return hidden;
@@ -141,7 +152,8 @@ static int64_t width_of(const site_row *row, const npt_site_block *block, int64_
     case WIDTH_KV: return block->kv_width;
     case WIDTH_RANK: return block->rank;
     case WIDTH_ROPE: return block->q_width + block->kv_width;
-    case WIDTH_OPERAND: return operand_width(block, direction);
+    case WIDTH_BLOCK: return operand_width(block, direction);
+    case WIDTH_ADAPTER: return adapter_operand_width(block, direction);
     case WIDTH_NONE: return 0;
     }
     return 0;
@@ -168,9 +180,11 @@ static void plan_layer(npt_sites *sites, int layer, const npt_site_block *block,
         const npt_site_id id = (npt_site_id)i;
         const site_row *row = &table[id];
         if (!is_needed(&sites->policy, id)) continue;
-        npt_dtype from = dtype_of(&sites->policy, row->from), to = dtype_of(&sites->policy, row->to);
+        npt_dtype from = dtype_of(&sites->policy, row->from),
+                  to = dtype_of(&sites->policy, row->to);
         if (is_placed(row->place, block)) {
-            npt_site_plan plan = {from, to, row->roundings * width_of(row, block, hidden, NPT_FORWARD)};
+            npt_site_plan plan = {from, to,
+                                  row->roundings * width_of(row, block, hidden, NPT_FORWARD)};
             cell_at(sites, id, layer, NPT_FORWARD)->plan = plan;
             if (row->recompute) cell_at(sites, id, layer, NPT_RECOMPUTE)->plan = plan;
         }
@@ -178,7 +192,8 @@ static void plan_layer(npt_sites *sites, int layer, const npt_site_block *block,
             /* a gradient leaves an F32 accumulator; an operand arrives in its own dtype */
             bool operand = id == NPT_SITE_OPERAND || id == NPT_SITE_ADAPTER_OPERAND;
             npt_site_plan plan = {operand ? from : NPT_F32, to,
-                                  row->backward_roundings * width_of(row, block, hidden, NPT_BACKWARD)};
+                                  row->backward_roundings *
+                                      width_of(row, block, hidden, NPT_BACKWARD)};
             cell_at(sites, id, layer, NPT_BACKWARD)->plan = plan;
         }
     }
@@ -190,13 +205,15 @@ npt_sites *npt_sites_create(const npt_policy *policy, int layers, const npt_site
     if (sites == NULL) return NULL;
     sites->policy = *policy;
     sites->layers = layers;
-    sites->cells = npt_alloc((size_t)(layers + 1) * NPT_SITE_COUNT * NPT_DIRECTION_COUNT, sizeof *sites->cells);
+    sites->cells = npt_alloc((size_t)(layers + 1) * NPT_SITE_COUNT * NPT_DIRECTION_COUNT,
+                             sizeof *sites->cells);
     if (sites->cells == NULL) {
         npt_free(sites);
         return NULL;
     }
     plan_layer(sites, -1, NULL, layers > 0 ? blocks[0].hidden : 0);
-    for (int layer = 0; layer < layers; layer++) plan_layer(sites, layer, &blocks[layer], blocks[layer].hidden);
+    for (int layer = 0; layer < layers; layer++)
+        plan_layer(sites, layer, &blocks[layer], blocks[layer].hidden);
     return sites;
 }
 
@@ -207,15 +224,16 @@ void npt_sites_destroy(npt_sites *sites)
     npt_free(sites);
 }
 
-/* Weights and the embedding table arrive in whatever float dtype the file has: widening is exact, and
- * the file's own dtype may stay (precision.md §2). What they must become is still the plan's. */
+/* Weights and the embedding table arrive in whatever float dtype the file has: widening is exact,
+ * and the file's own dtype may stay (precision.md §2). What they must become is still the plan's.
+ */
 static bool accepts_any_float(npt_site_id id)
 {
     return id == NPT_SITE_WEIGHT || id == NPT_SITE_EMBED;
 }
 
-npt_dtype npt_site(npt_sites *sites, npt_site_id id, int layer, npt_direction direction, npt_dtype from,
-                   int64_t elements)
+npt_dtype npt_site(npt_sites *sites, npt_site_id id, int layer, npt_direction direction,
+                   npt_dtype from, int64_t elements)
 {
     site_cell *cell = cell_at(sites, id, layer, direction);
     if (cell->plan.to == NPT_DTYPE_NONE || (cell->plan.from != from && !accepts_any_float(id))) {
@@ -232,12 +250,14 @@ npt_dtype npt_site(npt_sites *sites, npt_site_id id, int layer, npt_direction di
     return cell->plan.to;
 }
 
-npt_site_plan npt_sites_planned(const npt_sites *sites, npt_site_id id, int layer, npt_direction direction)
+npt_site_plan npt_sites_planned(const npt_sites *sites, npt_site_id id, int layer,
+                                npt_direction direction)
 {
     return cell_at(sites, id, layer, direction)->plan;
 }
 
-uint64_t npt_sites_executed(const npt_sites *sites, npt_site_id id, int layer, npt_direction direction)
+uint64_t npt_sites_executed(const npt_sites *sites, npt_site_id id, int layer,
+                            npt_direction direction)
 {
     return cell_at(sites, id, layer, direction)->executed;
 }
@@ -253,11 +273,15 @@ npt_status npt_sites_check(const npt_sites *sites)
 {
     if (!sites->breached) return NPT_OK;
     char label[64];
-    npt_site_plan plan = npt_sites_planned(sites, sites->breach_id, sites->breach_layer, sites->breach_direction);
-    return npt_fail(NPT_E_INTERNAL, "unplanned cast at %s: %s arrived, the plan (%s) has %s → %s; please report this",
-                    npt_site_label(sites->breach_id, sites->breach_layer, sites->breach_direction, label, sizeof label),
-                    npt_dtype_name(sites->breach_from), npt_rule_text(sites->policy.base_rule),
-                    npt_dtype_name(plan.from), npt_dtype_name(plan.to));
+    npt_site_plan plan =
+        npt_sites_planned(sites, sites->breach_id, sites->breach_layer, sites->breach_direction);
+    return npt_fail(
+        NPT_E_INTERNAL,
+        "unplanned cast at %s: %s arrived, the plan (%s) has %s → %s; please report this",
+        npt_site_label(sites->breach_id, sites->breach_layer, sites->breach_direction, label,
+                       sizeof label),
+        npt_dtype_name(sites->breach_from), npt_rule_text(sites->policy.base_rule),
+        npt_dtype_name(plan.from), npt_dtype_name(plan.to));
 }
 
 uint64_t npt_sites_digest(const npt_sites *sites)

@@ -4,14 +4,15 @@
  * Forward, backward and the doctor read the same plan. A tensor that an operation writes gets its
  * dtype from npt_site(), nowhere else; the call checks the dtype that arrives against the plan and
  * counts the elements, so that casts executed can be compared with casts planned. Direction
- * NPT_BACKWARD at a site is the gradient with respect to what the site produced, × the loss scale. */
+ * NPT_BACKWARD at a site is the gradient with respect to what the site produced, × the loss scale.
+ */
 #ifndef NPT_TENSOR_SITES_H
 #define NPT_TENSOR_SITES_H
 
 #include "tensor/policy.h"
 
 typedef enum npt_site_id {
-    NPT_SITE_WEIGHT,  /* on load: file dtype → frozen or compute dtype */
+    NPT_SITE_WEIGHT, /* on load: file dtype → frozen or compute dtype */
     NPT_SITE_EMBED,
     NPT_SITE_NORM_IN, /* two roundings an element: scaled, then × weight */
     NPT_SITE_Q,
@@ -38,25 +39,32 @@ typedef enum npt_site_id {
     NPT_SITE_RESIDUAL,
     NPT_SITE_NORM_FINAL,
     NPT_SITE_LOGITS,  /* stays F32 */
-    NPT_SITE_OPERAND, /* R4: activations entering a matmul → compute dtype */
-    NPT_SITE_ADAPTER_OPERAND, /* R4: adapter weights entering a matmul → compute dtype */
-    NPT_SITE_UPDATE,  /* master → adapter */
+    NPT_SITE_OPERAND, /* R4: a block's activations and gradients entering a matmul → compute dtype
+                       */
+    NPT_SITE_ADAPTER_OPERAND, /* R4: an adapter's, from its own dtype; and, besides per_token, its
+                                 weights */
+    NPT_SITE_UPDATE,          /* master → adapter */
     NPT_SITE_COUNT
 } npt_site_id;
 
-typedef enum npt_direction { NPT_FORWARD, NPT_BACKWARD, NPT_RECOMPUTE, NPT_DIRECTION_COUNT } npt_direction;
+typedef enum npt_direction {
+    NPT_FORWARD,
+    NPT_BACKWARD,
+    NPT_RECOMPUTE,
+    NPT_DIRECTION_COUNT
+} npt_direction;
 
 /* One planned cast. */
 typedef struct npt_site_plan {
-    npt_dtype from, to;   /* NONE, NONE: nothing planned there */
-    int64_t per_token;    /* roundings per token (WEIGHT, UPDATE: 0) */
+    npt_dtype from, to; /* NONE, NONE: nothing planned there */
+    int64_t per_token;  /* roundings per token (WEIGHT, UPDATE: 0) */
 } npt_site_plan;
 
 typedef struct npt_sites npt_sites;
 
 /* What the plan of one block depends on. */
 typedef struct npt_site_block {
-    bool npt;             /* an NPT block; else a standard one */
+    bool npt; /* an NPT block; else a standard one */
     bool additive, multiplicative;
     bool qk_norm;
     int64_t hidden, inter, q_width, kv_width, rank;
@@ -74,8 +82,10 @@ void npt_sites_destroy(npt_sites *sites);
 npt_dtype npt_site(npt_sites *sites, npt_site_id id, int layer, npt_direction direction,
                    npt_dtype from, int64_t elements);
 
-npt_site_plan npt_sites_planned(const npt_sites *sites, npt_site_id id, int layer, npt_direction direction);
-uint64_t npt_sites_executed(const npt_sites *sites, npt_site_id id, int layer, npt_direction direction);
+npt_site_plan npt_sites_planned(const npt_sites *sites, npt_site_id id, int layer,
+                                npt_direction direction);
+uint64_t npt_sites_executed(const npt_sites *sites, npt_site_id id, int layer,
+                            npt_direction direction);
 void npt_sites_reset_counts(npt_sites *sites);
 /* NPT_OK, or NPT_E_INTERNAL with the first unplanned cast: layer, site, both dtypes, rule. */
 npt_status npt_sites_check(const npt_sites *sites);

@@ -82,8 +82,10 @@ static npt_status read_ids(const json_t *list, npt_ids *ids)
 static npt_status encode(npt_dataset *d, const char *text, size_t length, npt_ids *ids)
 {
     if (d->options.tokenizer == NULL)
-        return npt_fail(NPT_E_DATA, "it has text and there is no tokenizer; only rows with "
-                                    "\"input_ids\" can be used");
+        return npt_fail(NPT_E_UNSUPPORTED,
+                        "%s: its rows are text and the model has no tokenizer.json; give rows with "
+                        "\"input_ids\"",
+                        d->files.data[d->position.file].path);
     return npt_tokenizer_encode(d->options.tokenizer, text, length, !d->options.no_special_tokens,
                                 ids);
 }

@@ -14,7 +14,11 @@
 /* Byte pair encoding of one piece. Its characters become a linked list of symbols; a heap of
  * (rank, position) gives the next pair to merge, lowest rank and then leftmost first. An entry is
  * stale when the pair now at its position does not merge to the id that it stood for; it is
- * skipped. That test is by id, not by rank, as in Hugging Face tokenizers. O(n log n). */
+ * skipped. That test is by id, not by rank, as in Hugging Face tokenizers. O(n log n).
+ *
+ * Llama 2 and its like have no pre-tokenizer: the piece is the whole text. Where no merge joins
+ * something with a U+2581 behind it, words that start with one cannot influence each other, and
+ * are encoded one by one, from the cache. */
 
 /* ---- Loading ------------------------------------------------------------------------------------
  */
@@ -79,6 +83,20 @@ static npt_status load_merge(npt_tokenizer *t, const json_t *json, npt_bytes *jo
     return NPT_OK;
 }
 
+static const char marker[] = "\xE2\x96\x81"; /* U+2581 */
+
+/* The next U+2581 at or behind `from` > 0 that does not follow another; `length` where none. */
+static size_t find_start(const char *text, size_t length, size_t from)
+{
+    while (from < length) {
+        const char *hit = memmem(text + from, length - from, marker, 3);
+        size_t at = hit == NULL ? length : (size_t)(hit - text);
+        if (at == length || at < 3 || memcmp(text + at - 3, marker, 3) != 0) return at;
+        from = at + 3;
+    }
+    return length;
+}
+
 static npt_status load_merges(npt_tokenizer *t, const json_t *model, const char *what)
 {
     const json_t *list = json_object_get(model, "merges"), *item;
@@ -92,6 +110,7 @@ static npt_status load_merges(npt_tokenizer *t, const json_t *model, const char 
     NPT_TRY(npt_merges_init(&t->merges, count));
     t->merged = npt_alloc(count + 1, sizeof(*t->merged));
     if (t->merged == NULL) return NPT_E_NOMEM;
+    t->space_starts = !t->ignore_merges && npt_vocab_get(&t->vocab, marker, 3) >= 0;
     status = NPT_OK;
     json_array_foreach(list, at, item)
     {
@@ -108,6 +127,7 @@ static npt_status load_merges(npt_tokenizer *t, const json_t *model, const char 
         }
         npt_merges_put(&t->merges, merge);
         t->merged[rank++] = merge.id;
+        if (find_start(join.data, join.count, 1) < join.count) t->space_starts = false;
     }
 out:
     npt_bytes_fini(&join);
@@ -335,16 +355,12 @@ static void remember(npt_cache_slot *slot, uint64_t hash, const char *word, size
     if (count > 0) memcpy(slot->ids, ids->data + before, count * sizeof(*ids->data));
 }
 
-npt_status npt_bpe_encode(npt_tokenizer *t, const char *word, size_t length, npt_ids *ids)
+static npt_status encode_cached(npt_tokenizer *t, const char *word, size_t length, npt_ids *ids)
 {
     npt_cache_slot *slot;
     uint64_t hash;
     size_t before = ids->count;
 
-    if (t->ignore_merges) {
-        int32_t id = npt_vocab_get(&t->vocab, word, length);
-        if (id >= 0) return npt_ids_push(ids, id);
-    }
     if (length == 0 || length > NPT_CACHE_BYTES) return encode_word(t, word, length, ids);
     hash = npt_hash(word, length);
     slot = &t->cache[hash & (NPT_CACHE_SLOTS - 1)];
@@ -355,4 +371,20 @@ npt_status npt_bpe_encode(npt_tokenizer *t, const char *word, size_t length, npt
     NPT_TRY(encode_word(t, word, length, ids));
     remember(slot, hash, word, length, ids, before);
     return NPT_OK;
+}
+
+npt_status npt_bpe_encode(npt_tokenizer *t, const char *word, size_t length, npt_ids *ids)
+{
+    size_t begin = 0;
+
+    if (t->ignore_merges) {
+        int32_t id = npt_vocab_get(&t->vocab, word, length);
+        if (id >= 0) return npt_ids_push(ids, id);
+    }
+    while (t->space_starts && begin < length) {
+        size_t end = find_start(word, length, begin + 1);
+        NPT_TRY(encode_cached(t, word + begin, end - begin, ids));
+        begin = end;
+    }
+    return begin < length ? encode_cached(t, word, length, ids) : NPT_OK;
 }

@@ -208,6 +208,7 @@ struct npt_tokenizer {
     int32_t *merged; /* rank → id */
     int32_t unk;     /* -1: none */
     bool byte_fallback, fuse_unk, ignore_merges;
+    bool space_starts; /* no merge goes across the start of a run of U+2581 */
     int32_t char_ids[0x200]; /* ids of the characters below U+0200; -1: not in the vocabulary */
     int32_t byte_ids[256];   /* <0x00> … <0xFF>, -1 where absent */
 

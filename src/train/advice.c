@@ -10,8 +10,9 @@
 #include "base/log.h"
 #include "train/schedule.h"
 
-/* The flags keep the reference's defaults, because people paste its commands; those hardly learn. Two things
- * are looked at: how far the schedule can carry a weight, and which term of the loss pulls harder. */
+/* The flags keep the reference's defaults, because people paste its commands; those hardly learn.
+ * Two things are looked at: how far the schedule can carry a weight, and which term of the loss
+ * pulls harder. */
 
 static const double initial_deviation = 0.02; /* of A_proj, the largest */
 static const double good_rate = 1e-2;
@@ -24,11 +25,13 @@ void npt_advise_rate(const npt_train_options *options, int64_t total_steps)
         sum += options->learning_rate *
                npt_schedule_factor(options->scheduler, n, options->warmup_steps, total_steps);
     if (sum >= initial_deviation || total_steps == 0) return;
-    npt_log(NPT_LOG_WARNING,
-            "--learning_rate %g: in %" PRId64 " steps no adapter weight can move by more than %.2g (they start at a deviation of %g), "
-            "so the run will hardly learn; use npt pretrain with --learning_rate %g%s",
-            options->learning_rate, total_steps, sum, initial_deviation, good_rate,
-            options->warmup_steps * 2 > total_steps ? " and a smaller --warmup_steps" : "");
+    npt_log(
+        NPT_LOG_WARNING,
+        "--learning_rate %g: in %" PRId64
+        " steps no adapter weight can move by more than %.2g (they start at a deviation of %g), "
+        "so the run will hardly learn; use npt pretrain with --learning_rate %g%s",
+        options->learning_rate, total_steps, sum, initial_deviation, good_rate,
+        options->warmup_steps * 2 > total_steps ? " and a smaller --warmup_steps" : "");
 }
 
 bool npt_terms_due(int64_t steps_taken, const npt_train_options *options)
@@ -37,13 +40,16 @@ bool npt_terms_due(int64_t steps_taken, const npt_train_options *options)
     return steps_taken < FIRST_STEPS || (steps_taken & (steps_taken - 1)) == 0;
 }
 
-void npt_advise_terms(const npt_train_options *options, int64_t steps_taken, const npt_term_norms *norms, bool *warned)
+void npt_advise_terms(const npt_train_options *options, int64_t steps_taken,
+                      const npt_term_norms *norms, bool *warned)
 {
-    if (*warned || !norms->measured || steps_taken + 1 < FIRST_STEPS || norms->regularizer <= norms->distance) return;
+    if (*warned || !norms->measured || steps_taken + 1 < FIRST_STEPS) return;
+    if (!(norms->regularizer > norms->distance)) return; /* in fp16 a term alone may be NaN */
     *warned = true;
     npt_log(NPT_LOG_WARNING,
-            "--regularization_lambda %g: the regularizer's gradient on the adapters is %.1f times the loss's at step %" PRId64
-            ", so the adapters are held where they are; use --regularization_lambda 0 (or at most %.0e)",
+            "--regularization_lambda %g: the regularizer's gradient on the adapters is %.1f times "
+            "the loss's at step %" PRId64 ", so the adapters are held where they are; use "
+                                          "--regularization_lambda 0 (or at most %.0e)",
             options->regularization_lambda, norms->regularizer / norms->distance, steps_taken + 1,
             options->regularization_lambda * 0.1 * norms->distance / norms->regularizer);
 }

@@ -5,8 +5,8 @@
 
 #include "model/adapter.h"
 
-/* Warns where the whole schedule cannot move an adapter weight by what it was initialised to: an Adam step
- * moves a weight by about its rate, so the sum of the rates bounds the way. */
+/* Warns where the whole schedule cannot move an adapter weight by what it was initialised to: an
+ * Adam step moves a weight by about its rate, so the sum of the rates bounds the way. */
 void npt_advise_rate(const npt_train_options *options, int64_t total_steps);
 
 /* Norms of each term's gradient on the adapters, measured now and then. */
@@ -17,8 +17,10 @@ typedef struct npt_term_norms {
 
 /* Whether the terms are measured at this step: the first five, then powers of two. */
 bool npt_terms_due(int64_t steps_taken, const npt_train_options *options);
-/* Warns, once (*warned), where the regularizer's gradient is the larger one after the first steps. */
-void npt_advise_terms(const npt_train_options *options, int64_t steps_taken, const npt_term_norms *norms, bool *warned);
+/* Warns, once (*warned), where the regularizer's gradient is the larger one after the first steps.
+ */
+void npt_advise_terms(const npt_train_options *options, int64_t steps_taken,
+                      const npt_term_norms *norms, bool *warned);
 
 /* ‖g_total − g_part‖ over all adapters × factor: the other term's norm. `part`: gradients saved by
  * npt_gradients_copy(). */

@@ -14,13 +14,14 @@
 #include "files/files.h"
 #include "files/json.h"
 
-/* Numbers that must come back exactly are tensors (I64, F64, F32), not JSON text. The JSON files repeat
- * for people what the tensors say; only log_history and the settings are read back from them. */
+/* Numbers that must come back exactly are tensors (I64, F64, F32), not JSON text. The JSON files
+ * repeat for people what the tensors say; only log_history and the settings are read back from
+ * them. */
 
 static const char state_file[] = "training_state.safetensors";
 static const char adapter_file[] = "adapter_model.safetensors";
 
-enum { COUNTERS = 12, REALS = 6 };
+enum { COUNTERS = 13, REALS = 6 };
 
 npt_status npt_train_state_init(npt_train_state *state)
 {
@@ -39,11 +40,21 @@ void npt_train_state_fini(npt_train_state *state)
 
 static void pack(const npt_train_state *s, int64_t *counters, double *reals)
 {
-    const int64_t c[COUNTERS] = {s->step,          s->epoch,           s->position.file,     s->position.byte_offset,
-                                 s->position.line, s->position.row,    s->tokens,            s->skipped_steps,
-                                 s->skipped_batches, s->failures_in_a_row, s->metrics_bytes, s->scaler.good_steps};
-    const double r[REALS] = {s->scaler.scale, s->epoch_fraction, s->best_metric, (double)s->best_step, s->first_loss,
-                             s->last_loss};
+    const int64_t c[COUNTERS] = {s->step,
+                                 s->epoch,
+                                 s->position.file,
+                                 s->position.byte_offset,
+                                 s->position.line,
+                                 s->position.row,
+                                 s->tokens,
+                                 s->skipped_steps,
+                                 s->skipped_batches,
+                                 s->failures_in_a_row,
+                                 s->metrics_lines,
+                                 s->scaler.good_steps,
+                                 s->evaluated_step};
+    const double r[REALS] = {s->scaler.scale,      s->epoch_fraction, s->best_metric,
+                             (double)s->best_step, s->first_loss,     s->last_loss};
     memcpy(counters, c, sizeof c);
     memcpy(reals, r, sizeof r);
 }
@@ -52,13 +63,15 @@ static void unpack(npt_train_state *s, const int64_t *c, const double *r)
 {
     s->step = c[0];
     s->epoch = c[1];
-    s->position = (npt_dataset_position){.file = c[2], .byte_offset = c[3], .line = c[4], .row = c[5]};
+    s->position =
+        (npt_dataset_position){.file = c[2], .byte_offset = c[3], .line = c[4], .row = c[5]};
     s->tokens = c[6];
     s->skipped_steps = c[7];
     s->skipped_batches = c[8];
     s->failures_in_a_row = c[9];
-    s->metrics_bytes = c[10];
+    s->metrics_lines = c[10];
     s->scaler.good_steps = c[11];
+    s->evaluated_step = c[12];
     s->scaler.scale = r[0];
     s->epoch_fraction = r[1];
     s->best_metric = r[2];
@@ -84,10 +97,12 @@ static int pieces_of(const npt_parameter *p, piece *pieces)
     return count;
 }
 
-static void piece_name(int layer, const npt_parameter *p, const piece *part, char *name, size_t bytes)
+static void piece_name(int layer, const npt_parameter *p, const piece *part, char *name,
+                       size_t bytes)
 {
     char parameter[128];
-    snprintf(name, bytes, "%s.%s", npt_parameter_name(layer, p, parameter, sizeof parameter), part->suffix);
+    snprintf(name, bytes, "%s.%s", npt_parameter_name(layer, p, parameter, sizeof parameter),
+             part->suffix);
 }
 
 static npt_status declare_pieces(void *writer, int layer, npt_parameter *p)
@@ -126,8 +141,11 @@ static npt_status write_state(const npt_checkpoint *c, const char *path)
     const int64_t counter_count = COUNTERS, real_count = REALS;
     pack(c->state, counters, reals);
     NPT_TRY(npt_st_writer_create(&writer, path));
-    npt_status status = npt_st_writer_add(writer, "trainer.counters", NPT_I64, 1, &counter_count, counters, NULL, NULL);
-    if (status == NPT_OK) status = npt_st_writer_add(writer, "trainer.reals", NPT_F64, 1, &real_count, reals, NULL, NULL);
+    npt_status status = npt_st_writer_add(writer, "trainer.counters", NPT_I64, 1, &counter_count,
+                                          counters, NULL, NULL);
+    if (status == NPT_OK)
+        status =
+            npt_st_writer_add(writer, "trainer.reals", NPT_F64, 1, &real_count, reals, NULL, NULL);
     if (status == NPT_OK) status = npt_adapters_visit(c->adapters, declare_pieces, writer);
     if (status == NPT_OK) status = npt_st_writer_commit(writer);
     npt_st_writer_destroy(writer);
@@ -166,10 +184,11 @@ static npt_status write_trainer_state(const npt_checkpoint *c, const char *path)
     const npt_train_state *s = c->state;
     json_t *best = isfinite(s->best_metric) ? json_real(s->best_metric) : json_null();
     json_t *best_path = s->best_step >= 0 ? json_string("checkpoint-best") : json_null();
-    json_t *root = json_pack("{s:o, s:o, s:f, s:I, s:I, s:b, s:b, s:O, s:O}", "best_metric", best, "best_model_checkpoint",
-                             best_path, "epoch", s->epoch_fraction, "global_step", (json_int_t)s->step, "max_steps",
-                             (json_int_t)s->total_steps, "is_local_process_zero", 1, "is_world_process_zero", 1, "log_history",
-                             s->log_history, "npt_settings", c->settings);
+    json_t *root = json_pack(
+        "{s:o, s:o, s:f, s:I, s:I, s:b, s:b, s:O, s:O}", "best_metric", best,
+        "best_model_checkpoint", best_path, "epoch", s->epoch_fraction, "global_step",
+        (json_int_t)s->step, "max_steps", (json_int_t)s->total_steps, "is_local_process_zero", 1,
+        "is_world_process_zero", 1, "log_history", s->log_history, "npt_settings", c->settings);
     if (root == NULL) return npt_fail(NPT_E_NOMEM, "out of memory");
     npt_status status = npt_json_save(path, root);
     json_decref(root);
@@ -178,7 +197,8 @@ static npt_status write_trainer_state(const npt_checkpoint *c, const char *path)
 
 static npt_status write_all(const npt_checkpoint *c, const char *directory)
 {
-    static const char *const names[] = {"adapter_config.json", adapter_file, "trainer_state.json", state_file};
+    static const char *const names[] = {"adapter_config.json", adapter_file, "trainer_state.json",
+                                        state_file};
     npt_status status = NPT_OK;
     for (int i = 0; i < 4 && status == NPT_OK; i++) {
         char *path = npt_path_join(directory, names[i]);
@@ -206,29 +226,57 @@ npt_status npt_checkpoint_save(const npt_checkpoint *checkpoint, const char *dir
 /* ---- Reading back ---- */
 
 /* Settings that give tensors their shape or meaning must agree; others may be changed knowingly. */
+typedef struct fixed_setting {
+    const char *key, *flag;
+} fixed_setting;
+
+static const fixed_setting fixed_settings[] = {
+    {"model", "--model_name"},
+    {"adapter_rank", "--adapter_rank"},
+    {"modulation", "--modulation"},
+    {"modulation_scale", "--modulation_scale"},
+    {"layers", "--layers"},
+    {"policy", "a precision flag (--use_fp16, --use_bf16, --use_quantization, --mixed_precision, "
+               "--adapter_dtype)"},
+    {"double_quantization", "--no_double_quantization"},
+    {"optimizer_type", "--optimizer_type"},
+    {"seed", "--seed"},
+};
+
+static npt_status compare_setting(const char *key, const json_t *then, const json_t *now,
+                                  const char *directory)
+{
+    const fixed_setting *fixed = NULL;
+    for (size_t i = 0; i < sizeof fixed_settings / sizeof fixed_settings[0]; i++)
+        if (strcmp(fixed_settings[i].key, key) == 0) fixed = &fixed_settings[i];
+    char *was = json_dumps(then, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9));
+    char *is = json_dumps(now, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9));
+    npt_status status = NPT_OK;
+    if (was == NULL || is == NULL)
+        status = npt_fail(NPT_E_NOMEM, "out of memory");
+    else if (fixed != NULL)
+        status = npt_fail(NPT_E_USAGE,
+                          "%s is another one: %s was made with %s, this run has %s; resume with "
+                          "that of the first run",
+                          fixed->flag, directory, was, is);
+    else
+        npt_log(NPT_LOG_WARNING,
+                "--%s was %s when %s was made and is %s now; the run goes on with the new value",
+                key, was, directory, is);
+    free(was);
+    free(is);
+    return status;
+}
+
 static npt_status compare_settings(const json_t *then, const json_t *now, const char *directory)
 {
-    static const char *const fixed[] = {"model", "adapter_rank", "modulation", "modulation_scale", "layers", "policy",
-                                        "optimizer_type", "seed"};
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)now, key, value)
     {
         const json_t *old = json_object_get(then, key);
-        if (old == NULL || json_equal(old, value)) continue;
-        char *was = json_dumps(old, JSON_ENCODE_ANY | JSON_COMPACT), *is = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
-        npt_status status = NPT_OK;
-        bool must_agree = false;
-        for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++) must_agree |= strcmp(fixed[i], key) == 0;
-        if (must_agree)
-            status = npt_fail(NPT_E_USAGE, "%s was made with %s %s, this run has %s; resume with the settings of the first run",
-                              directory, key, was ? was : "?", is ? is : "?");
-        else
-            npt_log(NPT_LOG_WARNING, "--%s was %s when %s was made and is %s now; the run goes on with the new value", key,
-                    was ? was : "?", directory, is ? is : "?");
-        free(was);
-        free(is);
-        if (status != NPT_OK) return status;
+        if (old != NULL && !json_equal(old, value))
+            NPT_TRY(compare_setting(key, old, value, directory));
     }
     return NPT_OK;
 }
@@ -254,7 +302,8 @@ static npt_status read_trainer_state(const npt_checkpoint *c, const char *direct
 npt_status npt_checkpoint_load(const npt_checkpoint *checkpoint, const char *directory)
 {
     npt_st *st = NULL;
-    char *values = npt_path_join(directory, adapter_file), *state = npt_path_join(directory, state_file);
+    char *values = npt_path_join(directory, adapter_file),
+         *state = npt_path_join(directory, state_file);
     npt_status status = values != NULL && state != NULL ? NPT_OK : NPT_E_NOMEM;
     if (status == NPT_OK) status = npt_manifest_check(directory);
     if (status == NPT_OK) status = read_trainer_state(checkpoint, directory);
@@ -275,16 +324,17 @@ npt_status npt_checkpoint_load(const npt_checkpoint *checkpoint, const char *dir
 
 typedef struct found {
     char name[256];
-    int64_t step; /* of checkpoint-final: what its trainer_state.json says */
+    int64_t step; /* of checkpoint-final: what its trainer_state.json says; unreadable: the newest,
+                     so that it is named */
 } found;
 
 static int64_t step_of_final(const char *output_dir, const char *name)
 {
-    int64_t step = -1;
+    int64_t step = INT64_MAX;
     json_t *root = NULL;
     char *path = npt_format("%s/%s/trainer_state.json", output_dir, name);
     if (path != NULL && npt_json_load(path, 0, &root) == NPT_OK)
-        (void)npt_json_int(root, "global_step", path, -1, 0, INT64_MAX, &step);
+        (void)npt_json_int(root, "global_step", path, INT64_MAX, 0, INT64_MAX, &step);
     json_decref(root);
     npt_free(path);
     return step;
@@ -307,7 +357,9 @@ static npt_status list(const char *output_dir, bool final, found **checkpoints, 
     npt_status status = NPT_OK;
     for (struct dirent *entry; status == NPT_OK && (entry = readdir(directory)) != NULL;) {
         char *end = NULL;
-        if (strncmp(entry->d_name, "checkpoint-", 11) != 0 || strlen(entry->d_name) >= sizeof((found *)0)->name) continue;
+        if (strncmp(entry->d_name, "checkpoint-", 11) != 0 ||
+            strlen(entry->d_name) >= sizeof((found *)0)->name)
+            continue;
         int64_t step = strtoll(entry->d_name + 11, &end, 10);
         if (end == entry->d_name + 11 || *end != '\0') {
             if (!final || strcmp(entry->d_name, "checkpoint-final") != 0) continue;
@@ -325,7 +377,8 @@ static npt_status list(const char *output_dir, bool final, found **checkpoints, 
         next->step = step;
     }
     closedir(directory);
-    if (status == NPT_OK && *count > 1) qsort(*checkpoints, *count, sizeof **checkpoints, newest_first);
+    if (status == NPT_OK && *count > 1)
+        qsort(*checkpoints, *count, sizeof **checkpoints, newest_first);
     return status;
 }
 
@@ -339,10 +392,11 @@ npt_status npt_checkpoint_find(const char *output_dir, char **path)
         char *candidate = npt_path_join(output_dir, checkpoints[i].name);
         if (candidate == NULL) {
             status = NPT_E_NOMEM;
-        } else if (npt_seal_recover(candidate) == NPT_OK && npt_manifest_check(candidate) == NPT_OK) {
+        } else if (npt_manifest_check(candidate) == NPT_OK) {
             *path = candidate;
         } else {
-            npt_log(NPT_LOG_WARNING, "%s is incomplete and passed over: %s", candidate, npt_error_message());
+            npt_log(NPT_LOG_WARNING, "%s is incomplete and passed over: %s", candidate,
+                    npt_error_message());
             npt_free(candidate);
         }
     }
@@ -374,5 +428,37 @@ npt_status npt_checkpoint_rotate(const char *output_dir, int64_t keep)
         npt_free(old);
     }
     npt_free(checkpoints);
+    return status;
+}
+
+/* "checkpoint-7.tmp-123" → where the part before ".tmp-" ends; NULL for another name. */
+static const char *end_of_base(const char *name)
+{
+    const char *end = strstr(name, ".tmp-");
+    if (strncmp(name, "checkpoint-", 11) != 0) return NULL;
+    return end != NULL ? end : strstr(name, ".old-");
+}
+
+static npt_status sweep_one(const char *output_dir, const char *name, const char *end)
+{
+    char *left = npt_path_join(output_dir, name);
+    char *base = npt_format("%s/%.*s", output_dir, (int)(end - name), name);
+    npt_status status = left != NULL && base != NULL ? npt_seal_recover(base) : NPT_E_NOMEM;
+    if (status == NPT_OK) status = npt_remove_tree(left);
+    npt_free(left);
+    npt_free(base);
+    return status;
+}
+
+npt_status npt_checkpoint_sweep(const char *output_dir)
+{
+    npt_status status = NPT_OK;
+    DIR *directory = opendir(output_dir);
+    if (directory == NULL) return NPT_OK;
+    for (struct dirent *entry; status == NPT_OK && (entry = readdir(directory)) != NULL;) {
+        const char *end = end_of_base(entry->d_name);
+        if (end != NULL) status = sweep_one(output_dir, entry->d_name, end);
+    }
+    closedir(directory);
     return status;
 }

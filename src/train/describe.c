@@ -13,18 +13,33 @@
 static const char *const distill_names[] = {"end-to-end", "layerwise", "mixed"};
 static const char *const loss_names[] = {"normalized", "plain"};
 static const char *const optimizer_names[] = {"adamw", "adam"};
-static const char *const scheduler_names[] = {"linear", "cosine", "constant", "constant_with_warmup"};
+static const char *const scheduler_names[] = {"linear", "cosine", "constant",
+                                              "constant_with_warmup"};
 
 /* ---- JSON ---- */
+
+/* Names of files may be any bytes; JSON is UTF-8. */
+static json_t *describe_text(const char *text)
+{
+    json_t *string = json_string(text);
+    char *copy = string == NULL ? npt_strdup(text) : NULL;
+    if (copy == NULL) return string;
+    for (char *c = copy; *c != '\0'; c++)
+        if ((unsigned char)*c >= 0x80) *c = '?';
+    string = json_string(copy);
+    npt_free(copy);
+    return string;
+}
 
 static json_t *describe_policy(const npt_policy *policy)
 {
     json_t *object = json_object();
     for (int role = 0; role < NPT_ROLE_COUNT; role++)
         json_object_set_new(object, npt_role_name((npt_role)role),
-                            json_pack("{s:s, s:s}", "dtype", npt_dtype_name(policy->dtype[role]), "rule",
-                                      npt_rule_text(policy->rule[role])));
-    json_object_set_new(object, "loss_scale", json_string(policy->dynamic_loss_scale ? "dynamic" : "off"));
+                            json_pack("{s:s, s:s}", "dtype", npt_dtype_name(policy->dtype[role]),
+                                      "rule", npt_rule_text(policy->rule[role])));
+    json_object_set_new(object, "loss_scale",
+                        json_string(policy->dynamic_loss_scale ? "dynamic" : "off"));
     return object;
 }
 
@@ -36,33 +51,47 @@ static json_t *describe_layers(const npt_adapters *adapters)
     return layers;
 }
 
-json_t *npt_describe_adapter(const npt_train_options *o, const npt_setup *setup, const npt_adapters *adapters)
+json_t *npt_describe_adapter(const npt_train_options *o, const npt_setup *setup,
+                             const npt_adapters *adapters)
 {
-    return json_pack("{s:s, s:s, s:i, s:s, s:f, s:o, s:s, s:o, s:s, s:I}", "peft_type", "NPT", "base_model_name_or_path",
-                     o->model_name != NULL ? o->model_name : setup->model->directory, "r", adapters->rank, "modulation",
-                     adapters->kind->name, "modulation_scale", o->modulation_scale, "layers", describe_layers(adapters),
-                     "adapter_dtype", npt_dtype_name(adapters->dtype), "policy", describe_policy(&setup->policy),
+    return json_pack("{s:s, s:o, s:i, s:s, s:f, s:o, s:s, s:o, s:s, s:I}", "peft_type", "NPT",
+                     "base_model_name_or_path",
+                     describe_text(o->model_name != NULL ? o->model_name : setup->model->directory),
+                     "r", adapters->rank, "modulation", adapters->kind->name, "modulation_scale",
+                     o->modulation_scale, "layers", describe_layers(adapters), "adapter_dtype",
+                     npt_dtype_name(adapters->dtype), "policy", describe_policy(&setup->policy),
                      "npt_version", npt_version(), "seed", (json_int_t)o->seed);
 }
 
-json_t *npt_describe_settings(const npt_train_options *o, const npt_setup *setup, const npt_adapters *adapters)
+json_t *npt_describe_settings(const npt_train_options *o, const npt_setup *setup,
+                              const npt_adapters *adapters)
 {
     char policy[256];
     npt_policy_describe(&setup->policy, policy, sizeof policy);
-    json_t *s = json_pack("{s:s, s:i, s:s, s:f, s:o, s:s, s:I}", "model",
-                          o->model_name != NULL ? o->model_name : "(bundled)", "adapter_rank", adapters->rank, "modulation",
-                          adapters->kind->name, "modulation_scale", o->modulation_scale, "layers", describe_layers(adapters),
-                          "policy", policy, "seed", (json_int_t)o->seed);
+    json_t *s = json_pack("{s:o, s:i, s:s, s:f, s:o, s:s, s:I}", "model",
+                          describe_text(o->model_name != NULL ? o->model_name : "(bundled)"),
+                          "adapter_rank", adapters->rank, "modulation", adapters->kind->name,
+                          "modulation_scale", o->modulation_scale, "layers",
+                          describe_layers(adapters), "policy", policy, "seed", (json_int_t)o->seed);
     if (s == NULL) return NULL;
+    if (setup->policy.quantize_on_load)
+        json_object_set_new(s, "double_quantization",
+                            json_boolean(setup->model->double_quantization));
     json_object_set_new(s, "distill", json_string(distill_names[o->distill]));
-    if (o->distill == NPT_DISTILL_MIXED) json_object_set_new(s, "teacher_forcing", json_real(o->teacher_forcing));
+    if (o->distill == NPT_DISTILL_MIXED)
+        json_object_set_new(s, "teacher_forcing", json_real(o->teacher_forcing));
     json_object_set_new(s, "loss", json_string(loss_names[o->loss]));
     json_object_set_new(s, "regularization_lambda", json_real(o->regularization_lambda));
-    json_object_set_new(s, "dataset_name", json_string(o->data.dataset_name != NULL ? o->data.dataset_name : "(bundled)"));
+    json_object_set_new(
+        s, "dataset_name",
+        describe_text(o->data.dataset_name != NULL ? o->data.dataset_name : "(bundled)"));
+    json_object_set_new(s, "dataset_split",
+                        describe_text(o->data.dataset_split != NULL ? o->data.dataset_split : ""));
     json_object_set_new(s, "max_length", json_integer(o->data.max_length));
     json_object_set_new(s, "num_samples", json_integer(o->data.num_samples));
     json_object_set_new(s, "batch_size", json_integer(o->batch_size));
-    json_object_set_new(s, "gradient_accumulation_steps", json_integer(o->gradient_accumulation_steps));
+    json_object_set_new(s, "gradient_accumulation_steps",
+                        json_integer(o->gradient_accumulation_steps));
     json_object_set_new(s, "num_epochs", json_integer(o->num_epochs));
     json_object_set_new(s, "max_steps", json_integer(o->max_steps));
     json_object_set_new(s, "learning_rate", json_real(o->learning_rate));
@@ -74,8 +103,8 @@ json_t *npt_describe_settings(const npt_train_options *o, const npt_setup *setup
     return s;
 }
 
-json_t *npt_describe_run(const npt_train_options *o, const npt_setup *setup, const npt_distiller *distiller, json_t *settings,
-                         int64_t total_steps)
+json_t *npt_describe_run(const npt_train_options *o, const npt_setup *setup,
+                         const npt_distiller *distiller, json_t *settings, int64_t total_steps)
 {
     char digest[32];
     snprintf(digest, sizeof digest, "%016" PRIx64, npt_sites_digest(distiller->student_sites));
@@ -83,55 +112,73 @@ json_t *npt_describe_run(const npt_train_options *o, const npt_setup *setup, con
     for (size_t i = 0; i < npt_exec_backend_count(setup->exec); i++)
         json_array_append_new(backends, json_string(npt_exec_backend(setup->exec, i)->name));
     const npt_cpu *cpu = npt_exec_cpu(setup->exec);
-    return json_pack("{s:s, s:s, s:s*, s:s*, s:o, s:s, s:I, s:o, s:s, s:s, s:i, s:I, s:O}", "npt_version", npt_version(), "recipe",
-                     o->recipe == NPT_RECIPE_PRETRAIN_SAFE ? "pretrain-safe" : "pretrain", "run_name", o->run_name, "command",
-                     o->command_line, "policy", describe_policy(&setup->policy), "cast_digest", digest, "seed",
-                     (json_int_t)o->seed, "backends", backends, "cpu", cpu->brand, "cpu_level", npt_cpu_level_name(cpu->level),
-                     "threads", npt_exec_threads(setup->exec), "total_steps", (json_int_t)total_steps, "flags", settings);
+    json_t *name = o->run_name != NULL ? describe_text(o->run_name) : NULL;
+    json_t *command = o->command_line != NULL ? describe_text(o->command_line) : NULL;
+    return json_pack("{s:s, s:s, s:o*, s:o*, s:o, s:s, s:I, s:o, s:s, s:s, s:i, s:I, s:O}",
+                     "npt_version", npt_version(), "recipe",
+                     o->recipe == NPT_RECIPE_PRETRAIN_SAFE ? "pretrain-safe" : "pretrain",
+                     "run_name", name, "command", command, "policy",
+                     describe_policy(&setup->policy), "cast_digest", digest, "seed",
+                     (json_int_t)o->seed, "backends", backends, "cpu", cpu->brand, "cpu_level",
+                     npt_cpu_level_name(cpu->level), "threads", npt_exec_threads(setup->exec),
+                     "total_steps", (json_int_t)total_steps, "flags", settings);
 }
 
 /* ---- The log ---- */
 
-void npt_describe_log(const npt_setup *setup, const npt_adapters *adapters, const npt_distiller *distiller)
+void npt_describe_log(const npt_setup *setup, const npt_adapters *adapters,
+                      const npt_distiller *distiller)
 {
     char policy[256];
     int layers = 0;
     for (int layer = 0; layer < adapters->layers; layer++) layers += adapters->active[layer];
     npt_policy_describe(&setup->policy, policy, sizeof policy);
     npt_log(NPT_LOG_NOTE, "policy: %s", policy);
-    npt_log(NPT_LOG_NOTE, "adapters: rank %d, %s, in %d of %d layers, %" PRId64 " weights; cast digest %016" PRIx64, adapters->rank,
-            adapters->kind->name, layers, adapters->layers, npt_adapters_size(adapters),
-            npt_sites_digest(distiller->student_sites));
+    npt_log(NPT_LOG_NOTE,
+            "adapters: rank %d, %s, in %d of %d layers, %" PRId64
+            " weights; cast digest %016" PRIx64,
+            adapters->rank, adapters->kind->name, layers, adapters->layers,
+            npt_adapters_size(adapters), npt_sites_digest(distiller->student_sites));
 }
 
-/* Bytes of activations that backward keeps, per token, all layers; an upper bound for shorter rows. */
-static double activation_bytes(const npt_train_options *o, const npt_setup *setup, const npt_adapters *adapters)
+/* Bytes of activations that backward keeps, per token, all layers; an upper bound for shorter rows.
+ */
+static double activation_bytes(const npt_train_options *o, const npt_setup *setup,
+                               const npt_adapters *adapters)
 {
     const npt_config *c = &setup->model->config;
     double act = (double)npt_dtype_bytes(setup->policy.dtype[NPT_ROLE_ACT]);
     double adapter = (double)npt_dtype_bytes(setup->policy.dtype[NPT_ROLE_ADAPTER]);
-    double q_width = (double)(c->heads * c->head_dim), kv_width = (double)(c->kv_heads * c->head_dim);
+    double q_width = (double)(c->heads * c->head_dim),
+           kv_width = (double)(c->kv_heads * c->head_dim);
     int terms = adapters->modulation == NPT_MODULATION_BOTH ? 2 : 1;
-    double layer = act * (6 * (double)c->hidden + 2 * q_width + 2 * kv_width + 2 * (double)c->inter) +
-                   adapter * (terms * (double)c->inter + adapters->rank) + 4 * (double)c->heads;
+    double layer =
+        act * (6 * (double)c->hidden + 2 * q_width + 2 * kv_width + 2 * (double)c->inter) +
+        adapter * (terms * (double)c->inter + adapters->rank) + 4 * (double)c->heads;
     double layers = o->distill == NPT_DISTILL_LAYERWISE ? 1 : (double)c->layers;
     return layer * layers * (double)(o->batch_size * o->data.max_length);
 }
 
-npt_status npt_describe_dry_run(const npt_train_options *o, const npt_setup *setup, const npt_adapters *adapters,
-                                const npt_arena *arena, int64_t total_steps)
+npt_status npt_describe_dry_run(const npt_train_options *o, const npt_setup *setup,
+                                const npt_adapters *adapters, const npt_arena *arena,
+                                int64_t total_steps)
 {
-    static const npt_memory_tag tags[] = {NPT_MEM_ADAPTERS, NPT_MEM_MASTERS, NPT_MEM_MOMENTS, NPT_MEM_GRADIENTS};
+    static const npt_memory_tag tags[] = {NPT_MEM_ADAPTERS, NPT_MEM_MASTERS, NPT_MEM_MOMENTS,
+                                          NPT_MEM_GRADIENTS};
     const double mib = 1024 * 1024;
     double mapped = 0;
-    for (size_t i = 0; i < npt_st_count(setup->model->st); i++) mapped += (double)npt_st_at(setup->model->st, i)->bytes;
-    npt_log(NPT_LOG_NOTE, "dry run: %" PRId64 " steps of %" PRId64 " x %" PRId64 " rows; nothing was read or written", total_steps,
-            o->batch_size, o->gradient_accumulation_steps);
+    for (size_t i = 0; i < npt_st_count(setup->model->st); i++)
+        mapped += (double)npt_st_at(setup->model->st, i)->bytes;
+    npt_log(NPT_LOG_NOTE,
+            "dry run: %" PRId64 " steps of %" PRId64 " x %" PRId64
+            " rows; nothing was read or written",
+            total_steps, o->batch_size, o->gradient_accumulation_steps);
     npt_log(NPT_LOG_NOTE, "memory: weights in the file %.1f MiB (mapped)", mapped / mib);
     for (size_t i = 0; i < sizeof tags / sizeof tags[0]; i++)
         npt_log(NPT_LOG_NOTE, "memory: %s %.1f MiB", npt_memory_tag_name(tags[i]),
                 (double)npt_arena_tag_bytes(arena, tags[i]) / mib);
-    npt_log(NPT_LOG_NOTE, "memory: activations at most %.1f MiB, at %" PRId64 " rows of %" PRId64 " tokens",
+    npt_log(NPT_LOG_NOTE,
+            "memory: activations at most %.1f MiB, at %" PRId64 " rows of %" PRId64 " tokens",
             activation_bytes(o, setup, adapters) / mib, o->batch_size, o->data.max_length);
     return NPT_OK;
 }

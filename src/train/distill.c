@@ -8,13 +8,15 @@
 
 #include "base/rng.h"
 
-/* The two models advance together, block by block. A *segment* is a run of blocks through which gradients
- * flow: all of them end-to-end; one block when it reads the teacher's input (layerwise, or drawn in
- * mixed mode). Backward runs at the end of a segment, then its activations are forgotten. Where the
- * student's state is still the teacher's (below the first NPT block, or at a teacher's input), nothing is
- * computed twice: attention is shared, and standard blocks have no student at all. */
+/* The two models advance together, block by block. A *segment* is a run of blocks through which
+ * gradients flow: all of them end-to-end; one block when it reads the teacher's input (layerwise,
+ * or drawn in mixed mode). Backward runs at the end of a segment, then its activations are
+ * forgotten. Where the student's state is still the teacher's (below the first NPT block, or at a
+ * teacher's input), nothing is computed twice: attention is shared, and standard blocks have no
+ * student at all. */
 
-npt_sites *npt_sites_for(const npt_policy *policy, const npt_config *config, const npt_adapters *adapters)
+npt_sites *npt_sites_for(const npt_policy *policy, const npt_config *config,
+                         const npt_adapters *adapters)
 {
     npt_site_block *blocks = npt_alloc((size_t)config->layers, sizeof *blocks);
     if (blocks == NULL) return NULL;
@@ -36,11 +38,16 @@ npt_sites *npt_sites_for(const npt_policy *policy, const npt_config *config, con
     return sites;
 }
 
-npt_status npt_distiller_init(npt_distiller *d, npt_exec *exec, const npt_model *model, const npt_policy *policy,
-                              npt_adapters *adapters, const npt_objective *objective)
+npt_status npt_distiller_init(npt_distiller *d, npt_exec *exec, const npt_model *model,
+                              const npt_policy *policy, npt_adapters *adapters,
+                              const npt_objective *objective)
 {
     size_t layers = (size_t)model->config.layers;
-    *d = (npt_distiller){.exec = exec, .model = model, .policy = policy, .adapters = adapters, .objective = *objective};
+    *d = (npt_distiller){.exec = exec,
+                         .model = model,
+                         .policy = policy,
+                         .adapters = adapters,
+                         .objective = *objective};
     d->teacher_sites = npt_sites_for(policy, &model->config, NULL);
     d->student_sites = npt_sites_for(policy, &model->config, adapters);
     d->step = npt_arena_create("step");
@@ -48,7 +55,9 @@ npt_status npt_distiller_init(npt_distiller *d, npt_exec *exec, const npt_model 
     d->teacher_h = npt_alloc(layers, sizeof *d->teacher_h);
     d->student_h = npt_alloc(layers, sizeof *d->student_h);
     d->same = npt_alloc(layers, sizeof *d->same);
-    if (d->teacher_sites && d->student_sites && d->step && d->states && d->teacher_h && d->student_h && d->same) return NPT_OK;
+    if (d->teacher_sites && d->student_sites && d->step && d->states && d->teacher_h &&
+        d->student_h && d->same)
+        return NPT_OK;
     npt_distiller_fini(d);
     return NPT_E_NOMEM;
 }
@@ -82,7 +91,8 @@ static npt_status extend_rope(npt_distiller *d, int64_t positions)
     if (sines == NULL) return NPT_E_NOMEM;
     d->sin = sines;
     const int64_t fresh = (positions - d->positions) * half;
-    npt_dtype to = npt_site(d->teacher_sites, NPT_SITE_ROPE_TABLE, -1, NPT_FORWARD, NPT_F32, 2 * fresh);
+    npt_dtype to =
+        npt_site(d->teacher_sites, NPT_SITE_ROPE_TABLE, -1, NPT_FORWARD, NPT_F32, 2 * fresh);
     for (int64_t p = d->positions; p < positions; p++)
         for (int64_t i = 0; i < half; i++) {
             float angle = (float)p * d->model->inverse_frequencies[i];
@@ -107,7 +117,8 @@ static npt_status prepare(npt_distiller *d, const npt_batch *batch)
         d->row_sums_size = batch->tokens;
     }
     npt_arena_reset(d->step);
-    return npt_exec_reserve(d->exec, batch->longest, c->head_dim, c->inter > c->hidden ? c->inter : c->hidden);
+    return npt_exec_reserve(d->exec, batch->longest, c->head_dim,
+                            c->inter > c->hidden ? c->inter : c->hidden);
 }
 
 /* ---- One run ---- */
@@ -126,21 +137,34 @@ static bool is_forced(const npt_distiller *d, int64_t step, int layer)
     if (d->objective.distill == NPT_DISTILL_LAYERWISE) return true;
     if (d->objective.distill == NPT_DISTILL_END_TO_END) return false;
     uint64_t index = (uint64_t)step * (uint64_t)d->model->config.layers + (uint64_t)layer;
-    return npt_rng_uniform(d->objective.seed, NPT_RNG_TEACHER_FORCING, index) < d->objective.teacher_forcing;
+    return npt_rng_uniform(d->objective.seed, NPT_RNG_TEACHER_FORCING, index) <
+           d->objective.teacher_forcing;
 }
 
 static void add_distance(distill_run *r, int layer)
 {
     npt_distiller *d = r->d;
     npt_mat s = d->student_h[layer], t = d->teacher_h[layer];
-    const npt_distance_args args = {.rows = s.rows, .width = s.cols, .normalized = d->objective.loss == NPT_LOSS_NORMALIZED,
-                                    .s = npt_mat_in(s), .t = npt_mat_in(t), .row_sums = d->row_sums};
+    const npt_distance_args args = {.rows = s.rows,
+                                    .width = s.cols,
+                                    .normalized = d->objective.loss == NPT_LOSS_NORMALIZED,
+                                    .s = npt_mat_in(s),
+                                    .t = npt_mat_in(t),
+                                    .row_sums = d->row_sums};
     double sum = npt_exec_kernels(d->exec)->distance(npt_exec_run(d->exec), &args);
     r->sums->distance += sum;
     if (r->sums->layer_distance != NULL) r->sums->layer_distance[layer] += sum;
 }
 
-/* The student's block: from x (the teacher's, with attention output a, or its own) to student_h[layer]. */
+static void add_regularizer(distill_run *r, const npt_adapters *adapters, int layer)
+{
+    double sum = adapters->kind->regularizer(&r->student, &r->d->states[layer].adapter);
+    r->sums->regularizer += sum;
+    if (r->sums->layer_regularizer != NULL) r->sums->layer_regularizer[layer] += sum;
+}
+
+/* The student's block: from x (the teacher's, with attention output a, or its own) to
+ * student_h[layer]. */
 static npt_status student_block(distill_run *r, int layer, bool shared, npt_mat x, npt_mat a)
 {
     npt_distiller *d = r->d;
@@ -148,12 +172,13 @@ static npt_status student_block(distill_run *r, int layer, bool shared, npt_mat 
     npt_block_state *state = &d->states[layer];
     if (!shared) NPT_TRY(npt_block_attention(&r->student, layer, x, state, &a));
     NPT_TRY(npt_block_mlp(&r->student, adapters, layer, x, a, state, &d->student_h[layer]));
-    if (adapters != NULL) r->sums->regularizer += adapters->kind->regularizer(&r->student, &state->adapter);
+    if (adapters != NULL) add_regularizer(r, adapters, layer);
     add_distance(r, layer);
     return NPT_OK;
 }
 
-/* Backward through blocks last … first of a segment, first being the lowest whose student differs. */
+/* Backward through blocks last … first of a segment, first being the lowest whose student differs.
+ */
 static npt_status segment_backward(distill_run *r, int first, int last)
 {
     npt_distiller *d = r->d;
@@ -163,32 +188,42 @@ static npt_status segment_backward(distill_run *r, int first, int last)
         npt_mat s = d->student_h[layer], t = d->teacher_h[layer];
         npt_in base = npt_mat_in(dh);
         if (layer == last) {
-            NPT_TRY(npt_mat_produce(&r->student, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD, NPT_F32, h.rows, h.cols, &dh));
+            NPT_TRY(npt_mat_produce(&r->student, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD, NPT_F32,
+                                    h.rows, h.cols, &dh));
             base.data = NULL;
             base.dtype = dh.dtype;
         } else {
-            npt_dtype to = npt_site(d->student_sites, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD, NPT_F32, h.rows * h.cols);
+            npt_dtype to = npt_site(d->student_sites, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD,
+                                    NPT_F32, h.rows * h.cols);
             NPT_ASSERT(to == dh.dtype);
         }
-        const npt_distance_backward_args args = {
-            .rows = s.rows, .width = s.cols, .normalized = d->objective.loss == NPT_LOSS_NORMALIZED,
-            .factor = (float)r->request->distance_factor, .s = npt_mat_in(s), .t = npt_mat_in(t), .base = base,
-            .dst = npt_mat_out(dh)};
+        const npt_distance_backward_args args = {.rows = s.rows,
+                                                 .width = s.cols,
+                                                 .normalized =
+                                                     d->objective.loss == NPT_LOSS_NORMALIZED,
+                                                 .factor = (float)r->request->distance_factor,
+                                                 .s = npt_mat_in(s),
+                                                 .t = npt_mat_in(t),
+                                                 .base = base,
+                                                 .dst = npt_mat_out(dh)};
         kernels->distance_backward(npt_exec_run(d->exec), &args);
         npt_mat_watch(&r->student, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD, dh);
-        NPT_TRY(npt_block_backward(&r->student, d->adapters->active[layer] ? d->adapters : NULL, layer, &d->states[layer],
-                                   r->request->regularizer_factor, layer > first, dh));
+        NPT_TRY(npt_block_backward(&r->student, d->adapters->active[layer] ? d->adapters : NULL,
+                                   layer, &d->states[layer], r->request->regularizer_factor,
+                                   layer > first, dh));
     }
     return NPT_OK;
 }
 
 /* Copies the teacher's h below the segment's activations, which are then forgotten. */
-static npt_status close_segment(distill_run *r, int first, int last, npt_arena_mark mark, npt_mat *h)
+static npt_status close_segment(distill_run *r, int first, int last, npt_arena_mark mark,
+                                npt_mat *h)
 {
     npt_distiller *d = r->d;
     if (r->request->backward && first <= last) NPT_TRY(segment_backward(r, first, last));
     if (last == d->model->config.layers - 1) return NPT_OK; /* the callers may want the last h */
-    memcpy(h->data, d->teacher_h[last].data, (size_t)(h->rows * h->cols) * npt_dtype_bytes(h->dtype));
+    memcpy(h->data, d->teacher_h[last].data,
+           (size_t)(h->rows * h->cols) * npt_dtype_bytes(h->dtype));
     npt_arena_rewind(d->step, mark);
     return NPT_OK;
 }
@@ -201,7 +236,7 @@ static npt_status run_blocks(distill_run *r)
     NPT_TRY(npt_embed(&r->teacher, &boundary));
     npt_arena_mark mark = npt_arena_get_mark(d->step);
     npt_mat teacher_x = boundary, student_x = boundary;
-    bool same = true; /* student_x is teacher_x */
+    bool same = true;   /* student_x is teacher_x */
     int first = layers; /* lowest block of the segment whose student differs */
     for (int layer = 0; layer < layers; layer++) {
         npt_mat a;
@@ -227,11 +262,19 @@ static npt_status run_blocks(distill_run *r)
     return NPT_OK;
 }
 
-npt_status npt_distiller_run(npt_distiller *d, const npt_distill_request *request, npt_distill_sums *sums)
+npt_status npt_distiller_run(npt_distiller *d, const npt_distill_request *request,
+                             npt_distill_sums *sums)
 {
     NPT_TRY(prepare(d, request->batch));
-    npt_env env = {.exec = d->exec, .model = d->model, .policy = d->policy, .sites = d->teacher_sites, .arena = d->step,
-                   .batch = request->batch, .cos = d->cos, .sin = d->sin, .watch = d->watch};
+    npt_env env = {.exec = d->exec,
+                   .model = d->model,
+                   .policy = d->policy,
+                   .sites = d->teacher_sites,
+                   .arena = d->step,
+                   .batch = request->batch,
+                   .cos = d->cos,
+                   .sin = d->sin,
+                   .watch = d->watch};
     distill_run run = {.d = d, .request = request, .sums = sums, .teacher = env, .student = env};
     run.student.sites = d->student_sites;
     NPT_TRY(run_blocks(&run));

@@ -32,29 +32,36 @@ typedef struct npt_distiller {
     int64_t row_sums_size;
 } npt_distiller;
 
-/* Sums over the tokens of a micro-batch, so that an accumulated batch can be divided by its own count. */
+/* Sums over the tokens of a micro-batch, so that an accumulated batch can be divided by its own
+ * count. A run adds to them: the caller starts from zero. */
 typedef struct npt_distill_sums {
-    double distance;    /* Σ layers Σ tokens Σ_j */
-    double regularizer; /* Σ layers Σ tokens reg */
-    double *layer_distance; /* [layers] Σ tokens Σ_j, or NULL */
+    double distance;              /* Σ layers Σ tokens Σ_j */
+    double regularizer;           /* Σ layers Σ tokens reg */
+    double *layer_distance;       /* [layers] += Σ tokens Σ_j, or NULL */
+    double *layer_regularizer;    /* [layers] += Σ tokens reg, or NULL */
     npt_mat teacher_h, student_h; /* h of the last block; valid until the next run */
 } npt_distill_sums;
 
 /* `model` is loaded; everything passed is borrowed. Plans the sites. */
-npt_status npt_distiller_init(npt_distiller *distiller, npt_exec *exec, const npt_model *model, const npt_policy *policy,
-                              npt_adapters *adapters, const npt_objective *objective);
+npt_status npt_distiller_init(npt_distiller *distiller, npt_exec *exec, const npt_model *model,
+                              const npt_policy *policy, npt_adapters *adapters,
+                              const npt_objective *objective);
 void npt_distiller_fini(npt_distiller *distiller);
 
 typedef struct npt_distill_request {
     const npt_batch *batch;
-    int64_t step;         /* selects the teacher-forcing draws */
-    bool backward;        /* adapter gradients += … */
-    double distance_factor, regularizer_factor; /* of the two sums in the loss, loss scale included */
+    int64_t step;  /* selects the teacher-forcing draws */
+    bool backward; /* adapter gradients += … */
+    double distance_factor,
+        regularizer_factor; /* of the two sums in the loss, loss scale included */
 } npt_distill_request;
 
-npt_status npt_distiller_run(npt_distiller *distiller, const npt_distill_request *request, npt_distill_sums *sums);
+npt_status npt_distiller_run(npt_distiller *distiller, const npt_distill_request *request,
+                             npt_distill_sums *sums);
 
-/* The sites of the blocks of a model whose `adapters` (NULL: none anywhere, the teacher) are these. */
-npt_sites *npt_sites_for(const npt_policy *policy, const npt_config *config, const npt_adapters *adapters);
+/* The sites of the blocks of a model whose `adapters` (NULL: none anywhere, the teacher) are these.
+ */
+npt_sites *npt_sites_for(const npt_policy *policy, const npt_config *config,
+                         const npt_adapters *adapters);
 
 #endif

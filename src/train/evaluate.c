@@ -13,8 +13,8 @@
 #include "train/loader.h"
 #include "train/setup.h"
 
-/* npt_evaluate(): teacher and student side by side on held-back text. The student runs on its own states
- * (end-to-end) whatever it was trained with. Logits exist for a few rows at a time only. */
+/* npt_evaluate(): teacher and student side by side on held-back text. The student runs on its own
+ * states (end-to-end) whatever it was trained with. Logits exist for a few rows at a time only. */
 
 enum { LOGIT_BYTES = 32 << 20 }; /* teacher and student together, about */
 
@@ -48,17 +48,19 @@ static npt_status read_modulation(const json_t *root, const char *path, npt_modu
             *modulation = (npt_modulation)i;
             return NPT_OK;
         }
-    return npt_fail(NPT_E_UNSUPPORTED, "%s: modulation \"%s\" is not known to this version", path, name);
+    return npt_fail(NPT_E_UNSUPPORTED, "%s: modulation \"%s\" is not known to this version", path,
+                    name);
 }
 
-static npt_status read_adapter_config(evaluator *e, const json_t *root, const char *path, npt_adapters_options *adapters,
-                                      bool *active)
+static npt_status read_adapter_config(evaluator *e, const json_t *root, const char *path,
+                                      npt_adapters_options *adapters, bool *active)
 {
     const char *type;
     int64_t rank;
     NPT_TRY(npt_json_string(root, "peft_type", path, "", &type));
     if (strcmp(type, "NPT") != 0)
-        return npt_fail(NPT_E_FORMAT, "%s: peft_type is \"%s\"; this is not an NPT adapter", path, type);
+        return npt_fail(NPT_E_FORMAT, "%s: peft_type is \"%s\"; this is not an NPT adapter", path,
+                        type);
     NPT_TRY(npt_json_int(root, "r", path, 16, 1, 65536, &rank));
     NPT_TRY(npt_json_real(root, "modulation_scale", path, 0.1, 0, 1e6, &adapters->strength));
     NPT_TRY(read_modulation(root, path, &adapters->modulation));
@@ -67,8 +69,10 @@ static npt_status read_adapter_config(evaluator *e, const json_t *root, const ch
     for (size_t i = 0; i < json_array_size(layers); i++) {
         json_int_t layer = json_integer_value(json_array_get(layers, i));
         if (layer < 0 || layer >= e->setup.model->config.layers)
-            return npt_fail(NPT_E_FORMAT, "%s: it is for layer %" JSON_INTEGER_FORMAT ", the model has %" PRId64 " layers", path,
-                            layer, e->setup.model->config.layers);
+            return npt_fail(NPT_E_FORMAT,
+                            "%s: it is for layer %" JSON_INTEGER_FORMAT ", the model has %" PRId64
+                            " layers",
+                            path, layer, e->setup.model->config.layers);
         active[layer] = true;
     }
     return NPT_OK;
@@ -83,7 +87,8 @@ static char *layer_list(const bool *active, int64_t layers)
     return text;
 }
 
-/* The directory that holds the adapter: the one named, or its newest checkpoint (an --output_dir). */
+/* The directory that holds the adapter: the one named, or its newest checkpoint (an --output_dir).
+ */
 static npt_status find_adapter(const char *named, char **path)
 {
     *path = NULL;
@@ -93,7 +98,9 @@ static npt_status find_adapter(const char *named, char **path)
     npt_free(config);
     if (run) NPT_TRY(npt_checkpoint_find(named, path));
     if (run && *path == NULL)
-        return npt_fail(NPT_E_IO, "%s: neither an adapter nor a run with a complete checkpoint is there", named);
+        return npt_fail(NPT_E_IO,
+                        "%s: neither an adapter nor a run with a complete checkpoint is there",
+                        named);
     if (*path == NULL) *path = npt_strdup(named);
     return *path != NULL ? NPT_OK : NPT_E_NOMEM;
 }
@@ -103,7 +110,8 @@ static npt_status make_adapters(evaluator *e)
     const npt_evaluate_options *o = &e->options;
     char *adapter;
     NPT_TRY(find_adapter(o->adapter, &adapter));
-    npt_adapters_options adapters = {o->adapter_rank, o->modulation, o->modulation_scale, o->layers, o->seed};
+    npt_adapters_options adapters = {o->adapter_rank, o->modulation, o->modulation_scale, o->layers,
+                                     o->seed};
     const npt_config *config = &e->setup.model->config;
     char *path = NULL, *selection = NULL;
     json_t *root = NULL;
@@ -113,12 +121,15 @@ static npt_status make_adapters(evaluator *e)
         path = npt_path_join(adapter, "adapter_config.json");
         status = path != NULL ? npt_json_load(path, 0, &root) : NPT_E_NOMEM;
         if (status == NPT_OK) status = read_adapter_config(e, root, path, &adapters, active);
-        if (status == NPT_OK && (selection = layer_list(active, config->layers)) == NULL) status = NPT_E_NOMEM;
+        if (status == NPT_OK && (selection = layer_list(active, config->layers)) == NULL)
+            status = NPT_E_NOMEM;
         if (selection != NULL && selection[0] != '\0') adapters.layers = selection;
     }
     if (status == NPT_OK)
-        status = npt_adapters_init(&e->adapters, &adapters, config, &e->setup.policy, e->arena, false);
-    if (status == NPT_OK && adapter != NULL) status = npt_setup_load_adapters(&e->adapters, adapter);
+        status =
+            npt_adapters_init(&e->adapters, &adapters, config, &e->setup.policy, e->arena, false);
+    if (status == NPT_OK && adapter != NULL)
+        status = npt_setup_load_adapters(&e->adapters, adapter);
     json_decref(root);
     npt_free(active);
     npt_free(selection);
@@ -142,7 +153,8 @@ static npt_status make_room(evaluator *e)
     e->nll_student = npt_arena_alloc(e->arena, NPT_MEM_SCRATCH, n, sizeof(double));
     e->kl = npt_arena_alloc(e->arena, NPT_MEM_SCRATCH, n, sizeof(double));
     e->agree = npt_arena_alloc(e->arena, NPT_MEM_SCRATCH, n, 1);
-    bool ok = e->teacher && e->student && e->targets && e->nll_teacher && e->nll_student && e->kl && e->agree;
+    bool ok = e->teacher && e->student && e->targets && e->nll_teacher && e->nll_student && e->kl &&
+              e->agree;
     return ok ? NPT_OK : NPT_E_NOMEM;
 }
 
@@ -160,18 +172,29 @@ static npt_status compare_logits(evaluator *e, const npt_batch *batch)
 {
     const npt_distiller *d = &e->distiller;
     const npt_kernels *kernels = npt_exec_kernels(d->exec);
-    npt_env env = {.exec = d->exec, .model = d->model, .policy = d->policy, .sites = d->teacher_sites, .arena = d->step,
+    npt_env env = {.exec = d->exec,
+                   .model = d->model,
+                   .policy = d->policy,
+                   .sites = d->teacher_sites,
+                   .arena = d->step,
                    .batch = batch};
     for (int64_t first = 0; first < batch->tokens; first += e->rows_at_once) {
-        int64_t rows = batch->tokens - first < e->rows_at_once ? batch->tokens - first : e->rows_at_once;
+        int64_t rows =
+            batch->tokens - first < e->rows_at_once ? batch->tokens - first : e->rows_at_once;
         env.sites = d->teacher_sites;
         NPT_TRY(npt_logits(&env, e->sums.teacher_h, first, rows, e->teacher));
         env.sites = d->student_sites;
         NPT_TRY(npt_logits(&env, e->sums.student_h, first, rows, e->student));
         set_targets(e, batch, first, rows);
-        const npt_compare_args args = {.rows = rows, .width = d->model->lm_head.rows, .teacher = e->teacher,
-                                       .student = e->student, .targets = e->targets, .nll_teacher = e->nll_teacher,
-                                       .nll_student = e->nll_student, .kl = e->kl, .agree = e->agree};
+        const npt_compare_args args = {.rows = rows,
+                                       .width = d->model->lm_head.rows,
+                                       .teacher = e->teacher,
+                                       .student = e->student,
+                                       .targets = e->targets,
+                                       .nll_teacher = e->nll_teacher,
+                                       .nll_student = e->nll_student,
+                                       .kl = e->kl,
+                                       .agree = e->agree};
         kernels->compare(npt_exec_run(d->exec), &args);
         for (int64_t i = 0; i < rows; i++) {
             if (e->targets[i] < 0) continue;
@@ -196,11 +219,14 @@ static npt_status open_evaluation(evaluator *e)
     e->arena = npt_arena_create("run");
     if (e->arena == NULL) return NPT_E_NOMEM;
     NPT_TRY(make_adapters(e));
-    NPT_TRY(npt_distiller_init(&e->distiller, e->setup.exec, e->setup.model, &e->setup.policy, &e->adapters, &objective));
+    NPT_TRY(npt_distiller_init(&e->distiller, e->setup.exec, e->setup.model, &e->setup.policy,
+                               &e->adapters, &objective));
     NPT_TRY(npt_setup_dataset(&e->setup, &o->data, "eval.jsonl", &dataset));
     NPT_TRY(npt_loader_init(&e->loader, dataset, o->batch_size, 1));
-    NPT_TRY(npt_model_load(e->setup.model, e->setup.exec, &e->setup.policy, e->distiller.student_sites));
-    NPT_TRY(npt_model_load_head(e->setup.model, e->setup.exec, &e->setup.policy, e->distiller.student_sites));
+    NPT_TRY(npt_model_load(e->setup.model, e->setup.exec, &e->setup.policy,
+                           e->distiller.student_sites));
+    NPT_TRY(npt_model_load_head(e->setup.model, e->setup.exec, &e->setup.policy,
+                                e->distiller.student_sites));
     npt_setup_log_weights(&e->setup);
     return make_room(e);
 }
@@ -225,13 +251,15 @@ static npt_status conclude(evaluator *e)
     npt_evaluate_report *r = e->report;
     const npt_config *c = &e->setup.model->config;
     if (r->tokens == 0)
-        return npt_fail(NPT_E_DATA, "no row has two tokens, so there is nothing to predict; use longer rows");
+        return npt_fail(NPT_E_DATA,
+                        "no row has two tokens, so there is nothing to predict; use longer rows");
     const double n = (double)r->tokens;
     r->teacher_perplexity = exp(e->sum_teacher / n);
     r->student_perplexity = exp(e->sum_student / n);
     r->kl = e->sum_kl / n;
     r->top1_agreement = (double)e->sum_agree / n;
-    for (int layer = 0; layer < r->layers; layer++) r->layer_loss[layer] /= (double)e->states * (double)c->hidden;
+    for (int layer = 0; layer < r->layers; layer++)
+        r->layer_loss[layer] /= (double)e->states * (double)c->hidden;
     snprintf(r->model, sizeof r->model, "%s", e->setup.model->directory);
     npt_policy_describe(&e->setup.policy, r->policy, sizeof r->policy);
     return NPT_OK;

@@ -7,10 +7,12 @@
 
 #include "base/memory.h"
 
-/* A step never crosses an epoch: the last, shorter accumulated batch of an epoch is a step. All rows of
- * a step are held at once, because the loss is divided by the tokens of the whole accumulated batch. */
+/* A step never crosses an epoch: the last, shorter accumulated batch of an epoch is a step. All
+ * rows of a step are held at once, because the loss is divided by the tokens of the whole
+ * accumulated batch. */
 
-npt_status npt_loader_init(npt_loader *loader, npt_dataset *dataset, int64_t batch_size, int64_t accumulate)
+npt_status npt_loader_init(npt_loader *loader, npt_dataset *dataset, int64_t batch_size,
+                           int64_t accumulate)
 {
     *loader = (npt_loader){.dataset = dataset, .batch_size = batch_size, .accumulate = accumulate};
     loader->row = npt_alloc((size_t)(batch_size * accumulate), sizeof *loader->row);
@@ -49,7 +51,8 @@ static npt_status read_rows(npt_loader *loader)
 
 static npt_status no_row(const npt_loader *loader)
 {
-    return npt_fail(NPT_E_DATA, "%s: the dataset has no usable row", npt_dataset_path(loader->dataset));
+    return npt_fail(NPT_E_DATA, "%s: the dataset has no usable row",
+                    npt_dataset_path(loader->dataset));
 }
 
 npt_status npt_loader_fill(npt_loader *loader, bool repeat)
@@ -93,7 +96,8 @@ npt_status npt_loader_batch(npt_loader *loader, int64_t index, npt_batch *batch)
         const npt_ids *row = &loader->row[i];
         loader->offsets[i - first] = batch->tokens;
         memcpy(loader->ids + batch->tokens, row->data, row->count * sizeof *row->data);
-        for (size_t t = 0; t < row->count; t++) loader->positions[batch->tokens + (int64_t)t] = (int32_t)t;
+        for (size_t t = 0; t < row->count; t++)
+            loader->positions[batch->tokens + (int64_t)t] = (int32_t)t;
         batch->tokens += (int64_t)row->count;
         if ((int64_t)row->count > batch->longest) batch->longest = (int64_t)row->count;
     }

@@ -20,11 +20,13 @@ typedef struct npt_loader {
 } npt_loader;
 
 /* Takes the dataset over, on failure too. */
-npt_status npt_loader_init(npt_loader *loader, npt_dataset *dataset, int64_t batch_size, int64_t accumulate);
+npt_status npt_loader_init(npt_loader *loader, npt_dataset *dataset, int64_t batch_size,
+                           int64_t accumulate);
 void npt_loader_fini(npt_loader *loader);
 
-/* Reads the rows of the next step: batch × accumulate of them, fewer at the end of an epoch. At the end of
- * the data: with `repeat` starts over, else leaves rows = 0. NPT_E_DATA where there is no row at all. */
+/* Reads the rows of the next step: batch × accumulate of them, fewer at the end of an epoch. At the
+ * end of the data: with `repeat` starts over, else leaves rows = 0. NPT_E_DATA where there is no
+ * row at all. */
 npt_status npt_loader_fill(npt_loader *loader, bool repeat);
 /* Micro-batches in the rows held. */
 int64_t npt_loader_batches(const npt_loader *loader);

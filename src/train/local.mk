@@ -2,8 +2,11 @@
 libnptcore_la_SOURCES += \
   src/train/advice.c \
   src/train/advice.h \
+  src/train/backends.c \
   src/train/checkpoint.c \
   src/train/checkpoint.h \
+  src/train/data_path.c \
+  src/train/data_path.h \
   src/train/describe.c \
   src/train/describe.h \
   src/train/distill.c \
@@ -22,5 +25,10 @@ libnptcore_la_SOURCES += \
   src/train/schedule.c \
   src/train/schedule.h \
   src/train/setup.c \
+  src/train/products.c \
+  src/train/products.h \
   src/train/setup.h \
-  src/train/trainer.c
+  src/train/text_commands.c \
+  src/train/step.c \
+  src/train/trainer.c \
+  src/train/trainer.h

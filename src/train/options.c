@@ -7,7 +7,8 @@
 #include "base/log.h"
 #include "train/options.h"
 
-/* Defaults are the reference's (method.md §2, §6); the two recipes are one implementation with two sets. */
+/* Defaults are the reference's (method.md §2, §6); the two recipes are one implementation with two
+ * sets. */
 
 static const double safe_rate_cap = 5e-5;
 
@@ -72,16 +73,21 @@ npt_status npt_train_options_check(npt_train_options *o)
     };
     for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++)
         if (!(ranges[i].value >= ranges[i].low && ranges[i].value <= ranges[i].high)) /* NaN, too */
-            return npt_fail(NPT_E_USAGE, "--%s %g is out of range; it must be from %g to %g", ranges[i].flag, ranges[i].value,
-                            ranges[i].low, ranges[i].high);
+            return npt_fail(NPT_E_USAGE, "--%s %g is out of range; it must be from %g to %g",
+                            ranges[i].flag, ranges[i].value, ranges[i].low, ranges[i].high);
     if (o->output_dir == NULL && !o->dry_run)
-        return npt_fail(NPT_E_USAGE, "--output_dir is missing; say where checkpoints and metrics go");
-    if (o->max_steps == 0) return npt_fail(NPT_E_USAGE, "--max_steps 0 trains nothing; use -1 to go by --num_epochs");
+        return npt_fail(NPT_E_USAGE,
+                        "--output_dir is missing; say where checkpoints and metrics go");
+    if (o->max_steps == 0)
+        return npt_fail(NPT_E_USAGE, "--max_steps 0 trains nothing; use -1 to go by --num_epochs");
     if (o->resume != NULL && o->init_adapter != NULL)
-        return npt_fail(NPT_E_USAGE, "--resume and --init_adapter exclude each other: a resumed run has its adapters already");
+        return npt_fail(NPT_E_USAGE, "--resume and --init_adapter exclude each other: a resumed "
+                                     "run has its adapters already");
     if (o->recipe == NPT_RECIPE_PRETRAIN_SAFE && o->learning_rate > safe_rate_cap) {
-        npt_log(NPT_LOG_WARNING, "--learning_rate %g is capped at %g by pretrain-safe; npt pretrain takes it as it is",
-                o->learning_rate, safe_rate_cap);
+        npt_log(
+            NPT_LOG_WARNING,
+            "--learning_rate %g is capped at %g by pretrain-safe; npt pretrain takes it as it is",
+            o->learning_rate, safe_rate_cap);
         o->learning_rate = safe_rate_cap;
     }
     if (o->eval_steps == 0) o->eval_steps = o->save_steps;

@@ -4,8 +4,8 @@
 
 #include "base/status.h"
 
-/* Refuses what contradicts itself or is out of range (NPT_E_USAGE, naming the flag), applies the caps of the
- * recipe and fills what depends on other options. Opens nothing. */
+/* Refuses what contradicts itself or is out of range (NPT_E_USAGE, naming the flag), applies the
+ * caps of the recipe and fills what depends on other options. Opens nothing. */
 npt_status npt_train_options_check(npt_train_options *options);
 
 #endif

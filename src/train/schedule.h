@@ -5,7 +5,8 @@
 
 #include "npt.h"
 
-/* Factor of the learning rate for the step after `taken` steps, of `total`; warm-up in steps. Pure. */
+/* Factor of the learning rate for the step after `taken` steps, of `total`; warm-up in steps. Pure.
+ */
 double npt_schedule_factor(npt_scheduler scheduler, int64_t taken, int64_t warmup, int64_t total);
 
 #endif

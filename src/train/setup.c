@@ -8,11 +8,13 @@
 
 #include "base/log.h"
 #include "files/files.h"
+#include "train/data_path.h"
 
-/* The policy is decided twice: from the flags alone, so that flags that exclude each other are refused
- * before any file is opened, and with what config.json says of the base. */
+/* The policy is decided twice: from the flags alone, so that flags that exclude each other are
+ * refused before any file is opened, and with what config.json says of the base. */
 
-static npt_status decide(const npt_precision_options *precision, bool base_is_quantized, npt_policy *policy)
+static npt_status decide(const npt_precision_options *precision, bool base_is_quantized,
+                         npt_policy *policy)
 {
     const npt_policy_request request = {.use_fp16 = precision->use_fp16,
                                         .use_bf16 = precision->use_bf16,
@@ -38,12 +40,14 @@ static npt_status open_tokenizer(npt_setup *setup)
 {
     char *path = npt_path_join(setup->model->directory, "tokenizer.json");
     if (path == NULL) return NPT_E_NOMEM;
-    npt_status status = npt_path_exists(path) ? npt_tokenizer_open(&setup->tokenizer, path) : NPT_OK;
+    npt_status status =
+        npt_path_exists(path) ? npt_tokenizer_open(&setup->tokenizer, path) : NPT_OK;
     npt_free(path);
     return status;
 }
 
-static npt_status open_all(npt_setup *setup, const char *model_name, const npt_precision_options *precision,
+static npt_status open_all(npt_setup *setup, const char *model_name,
+                           const npt_precision_options *precision,
                            const npt_compute_options *compute)
 {
     NPT_TRY(decide(precision, false, &setup->policy));
@@ -51,12 +55,14 @@ static npt_status open_all(npt_setup *setup, const char *model_name, const npt_p
     NPT_TRY(decide(precision, setup->model->config.quantized, &setup->policy));
     setup->model->double_quantization = !precision->no_double_quantization;
     if (setup->policy.mixed_switched_off)
-        npt_log(NPT_LOG_WARNING, "--mixed_precision is switched off: a quantized base computes in F32 (R1)");
+        npt_log(NPT_LOG_WARNING,
+                "--mixed_precision is switched off: a quantized base computes in F32 (R1)");
     NPT_TRY(npt_exec_create(&setup->exec, compute->backend, compute->threads));
     return open_tokenizer(setup);
 }
 
-npt_status npt_setup_open(npt_setup *setup, const char *model_name, const npt_precision_options *precision,
+npt_status npt_setup_open(npt_setup *setup, const char *model_name,
+                          const npt_precision_options *precision,
                           const npt_compute_options *compute)
 {
     *setup = (npt_setup){0};
@@ -73,23 +79,16 @@ void npt_setup_close(npt_setup *setup)
     *setup = (npt_setup){0};
 }
 
-/* "dir" + split → "dir/split*". */
 static npt_status choose_files(const npt_data_options *data, const char *bundled, char **path)
 {
-    if (data->dataset_name == NULL) {
-        NPT_TRY(npt_data_path(bundled, path));
+    NPT_TRY(npt_data_options_path(data, bundled, path));
+    if (data->dataset_name == NULL)
         npt_log(NPT_LOG_NOTE, "no dataset named: the bundled text, %s", *path);
-        return NPT_OK;
-    }
-    if (data->dataset_split != NULL && npt_path_is_directory(data->dataset_name))
-        *path = npt_format("%s/%s*", data->dataset_name, data->dataset_split);
-    else
-        *path = npt_strdup(data->dataset_name);
-    return *path != NULL ? NPT_OK : NPT_E_NOMEM;
+    return NPT_OK;
 }
 
-npt_status npt_setup_dataset(const npt_setup *setup, const npt_data_options *data, const char *bundled,
-                             npt_dataset **dataset)
+npt_status npt_setup_dataset(const npt_setup *setup, const npt_data_options *data,
+                             const char *bundled, npt_dataset **dataset)
 {
     char *path;
     NPT_TRY(choose_files(data, bundled, &path));
@@ -110,16 +109,18 @@ void npt_setup_log_weights(const npt_setup *setup)
     if (m->narrowed == 0) return;
     bool lost = m->narrowing.overflowed > 0;
     npt_log(lost ? NPT_LOG_WARNING : NPT_LOG_NOTE,
-            "weights: %" PRId64 " values converted from %s to %s; %" PRIu64 " became infinite, %" PRIu64
-            " became zero%s",
-            m->narrowed, npt_dtype_name(m->file_dtype), npt_dtype_name(setup->policy.dtype[NPT_ROLE_COMPUTE]),
-            m->narrowing.overflowed, m->narrowing.flushed, lost ? "; use --use_bf16 or no precision flag" : "");
+            "weights: %" PRId64 " values converted from %s to %s; %" PRIu64
+            " became infinite, %" PRIu64 " became zero%s",
+            m->narrowed, npt_dtype_name(m->file_dtype),
+            npt_dtype_name(setup->policy.dtype[NPT_ROLE_COMPUTE]), m->narrowing.overflowed,
+            m->narrowing.flushed, lost ? "; use --use_bf16 or no precision flag" : "");
 }
 
 npt_status npt_setup_load_adapters(npt_adapters *adapters, const char *path)
 {
     npt_st *st;
-    char *file = npt_path_is_directory(path) ? npt_path_join(path, "adapter_model.safetensors") : npt_strdup(path);
+    char *file = npt_path_is_directory(path) ? npt_path_join(path, "adapter_model.safetensors")
+                                             : npt_strdup(path);
     if (file == NULL) return NPT_E_NOMEM;
     npt_status status = npt_st_open(&st, file, false);
     if (status == NPT_OK) {

@@ -17,13 +17,14 @@ typedef struct npt_setup {
 
 /* model_name NULL: the bundled model, which is then said. NPT_E_USAGE where options contradict each
  * other or the model. On failure nothing is left open. */
-npt_status npt_setup_open(npt_setup *setup, const char *model_name, const npt_precision_options *precision,
+npt_status npt_setup_open(npt_setup *setup, const char *model_name,
+                          const npt_precision_options *precision,
                           const npt_compute_options *compute);
 void npt_setup_close(npt_setup *setup);
 
 /* The rows a run reads; dataset_name NULL: the bundled file `bundled`, which is then said. */
-npt_status npt_setup_dataset(const npt_setup *setup, const npt_data_options *data, const char *bundled,
-                             npt_dataset **dataset);
+npt_status npt_setup_dataset(const npt_setup *setup, const npt_data_options *data,
+                             const char *bundled, npt_dataset **dataset);
 
 /* What conversion on load did, as a note or (where values overflowed) a warning. */
 void npt_setup_log_weights(const npt_setup *setup);

@@ -1,32 +1,26 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "config.h"
 
+#include "train/trainer.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "base/log.h"
 #include "files/files.h"
-#include "train/advice.h"
-#include "train/checkpoint.h"
 #include "train/describe.h"
-#include "train/distill.h"
-#include "train/loader.h"
-#include "train/metrics.h"
-#include "train/optimizer.h"
 #include "train/options.h"
-#include "train/schedule.h"
-#include "train/setup.h"
 
-/* npt_pretrain(): from options to checkpoints. A step is: rows of the accumulated batch → micro-batches
- * forward and backward → one norm with its finite check → clip, update, or skip. The state in a
- * checkpoint is always that of a step boundary: a step that is interrupted is done again. */
+/* npt_pretrain(): from options to checkpoints. The state in a checkpoint is always that of a step
+ * boundary: a step that is interrupted is done again. */
 
-enum { FAILURES_IN_A_ROW = 10, STREAMING_STEPS = 10000 };
+enum { STREAMING_STEPS = 10000 };
 
 static volatile sig_atomic_t stop_signal;
 
@@ -35,34 +29,10 @@ void npt_request_stop(int signal)
     stop_signal = signal;
 }
 
-/* What a step found, for its line of metrics. */
-typedef struct step_result {
-    double loss, mse, regularization, grad_norm, learning_rate, loss_scale;
-    npt_term_norms terms;
-    int64_t tokens;
-    bool interrupted; /* asked to stop: nothing of the step counts */
-    bool skipped;
-} step_result;
-
-typedef struct trainer {
-    npt_train_options options;
-    npt_setup setup;
-    npt_arena *arena;
-    npt_adapters adapters;
-    npt_distiller distiller;
-    npt_loader loader, eval;
-    npt_optimizer_settings optimizer;
-    npt_train_state state;
-    npt_metrics metrics;
-    json_t *adapter_config, *settings;
-    float *term_gradients; /* of the regularizer, where terms are measured */
-    int64_t steps_per_epoch; /* 0: not known */
-    bool terms_warned;
-    double started; /* seconds */
-    int64_t tokens_before; /* of the run, when this process began */
-    FILE *log_file;
-    npt_train_report *report;
-} trainer;
+int npt_stop_requested(void)
+{
+    return (int)stop_signal;
+}
 
 static double seconds_now(void)
 {
@@ -77,194 +47,77 @@ static size_t peak_bytes(void)
     return getrusage(RUSAGE_SELF, &usage) == 0 ? (size_t)usage.ru_maxrss * 1024 : 0;
 }
 
-/* ---- One step ---- */
-
-/* All micro-batches of the rows held, forward and backward, with these weights of the two terms. */
-static npt_status run_micro_batches(trainer *t, double distance_weight, double regularizer_weight, npt_distill_sums *sums)
-{
-    const npt_config *c = &t->setup.model->config;
-    const double share = t->state.scaler.scale / ((double)c->layers * (double)t->loader.tokens);
-    *sums = (npt_distill_sums){0};
-    for (int64_t i = 0; i < npt_loader_batches(&t->loader) && stop_signal == 0; i++) {
-        npt_batch batch;
-        NPT_TRY(npt_loader_batch(&t->loader, i, &batch));
-        const npt_distill_request request = {.batch = &batch, .step = t->state.step, .backward = true,
-                                             .distance_factor = distance_weight * share / (double)c->hidden,
-                                             .regularizer_factor = regularizer_weight * share};
-        NPT_TRY(npt_distiller_run(&t->distiller, &request, sums));
-    }
-    return NPT_OK;
-}
-
-/* The regularizer's gradient alone, kept aside, so that its share of the whole can be told. */
-static npt_status measure_regularizer(trainer *t, double *norm)
-{
-    npt_distill_sums sums;
-    npt_gradient_fault fault;
-    npt_gradients_clear(&t->adapters);
-    NPT_TRY(run_micro_batches(t, 0, t->options.regularization_lambda, &sums));
-    *norm = npt_gradients_norm(&t->adapters, t->setup.exec, t->state.scaler.scale, &fault);
-    npt_gradients_copy(&t->adapters, t->term_gradients);
-    return NPT_OK;
-}
-
-/* Forward and backward of the whole accumulated batch, losses as means over it. */
-static npt_status accumulate(trainer *t, step_result *r, npt_gradient_fault *fault)
-{
-    const npt_config *c = &t->setup.model->config;
-    npt_distill_sums sums;
-    if (npt_terms_due(t->state.step, &t->options)) {
-        NPT_TRY(measure_regularizer(t, &r->terms.regularizer));
-        r->terms.measured = true;
-    }
-    npt_gradients_clear(&t->adapters);
-    NPT_TRY(run_micro_batches(t, 1, t->options.regularization_lambda, &sums));
-    double per_token = 1 / ((double)c->layers * (double)t->loader.tokens);
-    r->mse = sums.distance * per_token / (double)c->hidden;
-    r->regularization = sums.regularizer * per_token;
-    r->loss = r->mse + t->options.regularization_lambda * r->regularization;
-    r->tokens = t->loader.tokens;
-    r->loss_scale = t->state.scaler.scale;
-    r->grad_norm = npt_gradients_norm(&t->adapters, t->setup.exec, r->loss_scale, fault);
-    if (r->terms.measured)
-        r->terms.distance = npt_gradients_difference(&t->adapters, t->term_gradients, 1 / r->loss_scale);
-    r->interrupted = stop_signal != 0;
-    return NPT_OK;
-}
-
-/* Runs the batch again, looking at every site, to name the first that is not finite. */
-static npt_status find_culprit(trainer *t, const npt_gradient_fault *fault, npt_watch *watch, char *text, size_t bytes)
-{
-    npt_distill_sums sums;
-    char label[64];
-    *watch = (npt_watch){0};
-    t->distiller.watch = watch;
-    npt_status status = run_micro_batches(t, 1, t->options.regularization_lambda, &sums);
-    t->distiller.watch = NULL;
-    if (watch->found)
-        snprintf(text, bytes, "%s (%s) has %" PRId64 " non-finite values beside finite ones up to %.4g",
-                 npt_site_label(watch->site, watch->layer, watch->direction, label, sizeof label),
-                 npt_dtype_name(npt_sites_planned(t->distiller.student_sites, watch->site, watch->layer, watch->direction).to),
-                 watch->count, (double)watch->max_abs);
-    else
-        snprintf(text, bytes, "the gradient of %s in layer %d is not finite", fault->parameter ? fault->parameter : "an adapter",
-                 fault->layer);
-    return status;
-}
-
-/* A step that is not finite: nothing moves but the data; NPT_E_NUMERIC where going on is pointless. */
-static npt_status skip_step(trainer *t, const npt_gradient_fault *fault)
-{
-    char culprit[256];
-    npt_watch watch;
-    NPT_TRY(find_culprit(t, fault, &watch, culprit, sizeof culprit));
-    npt_train_state *s = &t->state;
-    s->failures_in_a_row++;
-    if (s->scaler.enabled) {
-        double before = s->scaler.scale;
-        s->skipped_steps++;
-        bool useful = npt_scaler_back_off(&s->scaler);
-        npt_log(NPT_LOG_WARNING, "step %" PRId64 " skipped: %s; loss scale %g -> %g", s->step + 1, culprit, before,
-                s->scaler.scale);
-        if (useful) return NPT_OK;
-        return npt_fail(NPT_E_NUMERIC, "the loss scale fell below 1 and values are still not finite: %s; %s", culprit,
-                        watch.found && watch.direction == NPT_FORWARD
-                            ? "no loss scale mends a forward overflow, use --use_bf16 or no precision flag"
-                            : "use --use_bf16 or no precision flag");
-    }
-    s->skipped_batches++;
-    npt_log(NPT_LOG_WARNING, "batch skipped at step %" PRId64 ": %s", s->step + 1, culprit);
-    if (s->failures_in_a_row < FAILURES_IN_A_ROW) return NPT_OK;
-    return npt_fail(NPT_E_NUMERIC, "%d batches in a row were not finite; the last: %s", FAILURES_IN_A_ROW, culprit);
-}
-
-static npt_status take_step(trainer *t, step_result *r)
-{
-    npt_gradient_fault fault;
-    *r = (step_result){0};
-    NPT_TRY(npt_loader_fill(&t->loader, true));
-    NPT_TRY(accumulate(t, r, &fault));
-    if (r->interrupted) return NPT_OK;
-    npt_train_state *s = &t->state;
-    r->skipped = fault.found || !isfinite(r->loss);
-    if (r->skipped) {
-        NPT_TRY(skip_step(t, &fault));
-    } else {
-        const npt_train_options *o = &t->options;
-        r->learning_rate = o->learning_rate * npt_schedule_factor(o->scheduler, s->step, o->warmup_steps, s->total_steps);
-        npt_advise_terms(o, s->step, &r->terms, &t->terms_warned);
-        npt_optimizer_step(&t->adapters, t->setup.exec, t->distiller.student_sites, &t->optimizer, s->step + 1,
-                           r->learning_rate, r->loss_scale, r->grad_norm);
-        npt_scaler_grow(&s->scaler);
-        s->failures_in_a_row = 0;
-        s->step++;
-        s->tokens += r->tokens;
-        s->last_loss = r->loss;
-        if (s->step == 1) s->first_loss = r->loss;
-        s->epoch_fraction = t->steps_per_epoch > 0 ? (double)s->step / (double)t->steps_per_epoch : (double)t->loader.epoch;
-    }
-    s->epoch = t->loader.epoch;
-    s->position = npt_dataset_tell(t->loader.dataset);
-    return NPT_OK;
-}
-
 /* ---- What is said of a step ---- */
 
-static double tokens_per_second(const trainer *t)
+static double tokens_per_second(const npt_trainer *t)
 {
     double seconds = seconds_now() - t->started;
     return seconds > 0 ? (double)(t->state.tokens - t->tokens_before) / seconds : 0;
 }
 
-static npt_status log_step(trainer *t, const step_result *r)
+static npt_status log_step(npt_trainer *t, const npt_step_result *r)
 {
     npt_train_state *s = &t->state;
-    json_t *line = json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:f, s:f, s:f, s:I, s:I}", "step", (json_int_t)s->step,
-                             "epoch", s->epoch_fraction, "loss/total", r->loss, "loss/mse", r->mse, "loss/regularization",
-                             r->regularization, "learning_rate", r->learning_rate, "grad_norm", r->grad_norm, "loss_scale",
-                             r->loss_scale, "tokens", (json_int_t)s->tokens, "tokens_per_second", tokens_per_second(t),
-                             "share/mse", r->loss > 0 ? r->mse / r->loss : 0, "share/regularization",
-                             r->loss > 0 ? t->options.regularization_lambda * r->regularization / r->loss : 0, "skipped_steps",
-                             (json_int_t)s->skipped_steps, "skipped_batches", (json_int_t)s->skipped_batches);
+    json_t *line =
+        json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:f, s:f, s:f, s:I, s:I}", "step",
+                  (json_int_t)s->step, "epoch", s->epoch_fraction, "loss/total", r->loss,
+                  "loss/mse", r->mse, "loss/regularization", r->regularization, "learning_rate",
+                  r->learning_rate, "grad_norm", r->grad_norm, "loss_scale", r->loss_scale,
+                  "tokens", (json_int_t)s->tokens, "tokens_per_second", tokens_per_second(t),
+                  "share/mse", r->loss > 0 ? r->mse / r->loss : 0, "share/regularization",
+                  r->loss > 0 ? t->options.regularization_lambda * r->regularization / r->loss : 0,
+                  "skipped_steps", (json_int_t)s->skipped_steps, "skipped_batches",
+                  (json_int_t)s->skipped_batches);
     if (line != NULL && r->terms.measured) {
         json_object_set_new(line, "grad_norm/mse", json_real(r->terms.distance));
         json_object_set_new(line, "grad_norm/regularization", json_real(r->terms.regularizer));
     }
-    json_array_append_new(s->log_history, json_pack("{s:f, s:f, s:f, s:f, s:I}", "epoch", s->epoch_fraction, "grad_norm",
-                                                    r->grad_norm, "learning_rate", r->learning_rate, "loss", r->loss, "step",
-                                                    (json_int_t)s->step));
-    return npt_metrics_write(&t->metrics, line, &s->metrics_bytes);
+    json_array_append_new(s->log_history,
+                          json_pack("{s:f, s:f, s:f, s:f, s:I}", "epoch", s->epoch_fraction,
+                                    "grad_norm", r->grad_norm, "learning_rate", r->learning_rate,
+                                    "loss", r->loss, "step", (json_int_t)s->step));
+    return npt_metrics_write(&t->metrics, line, &s->metrics_lines);
 }
 
-static void report_step(trainer *t, const step_result *r, bool logged)
+static void report_step(npt_trainer *t, const npt_step_result *r, bool logged)
 {
     if (t->options.on_step == NULL) return;
     const npt_train_state *s = &t->state;
     double rate = tokens_per_second(t), elapsed = seconds_now() - t->started;
     int64_t done = s->step - (t->report->steps);
-    const npt_step_info info = {.step = s->step, .total_steps = s->total_steps, .epoch = s->epoch_fraction, .loss = r->loss,
-                                .mse = r->mse, .regularization = r->regularization, .learning_rate = r->learning_rate,
-                                .grad_norm = r->grad_norm, .loss_scale = r->loss_scale, .tokens = s->tokens,
-                                .tokens_per_second = rate,
-                                .seconds_left = done > 0 ? elapsed / (double)done * (double)(s->total_steps - s->step) : 0,
-                                .peak_bytes = peak_bytes(), .logged = logged};
+    const npt_step_info info = {
+        .step = s->step,
+        .total_steps = s->total_steps,
+        .epoch = s->epoch_fraction,
+        .loss = r->loss,
+        .mse = r->mse,
+        .regularization = r->regularization,
+        .learning_rate = r->learning_rate,
+        .grad_norm = r->grad_norm,
+        .loss_scale = r->loss_scale,
+        .tokens = s->tokens,
+        .tokens_per_second = rate,
+        .seconds_left = done > 0 ? elapsed / (double)done * (double)(s->total_steps - s->step) : 0,
+        .peak_bytes = peak_bytes(),
+        .logged = logged};
     t->options.on_step(t->options.on_step_context, &info);
 }
 
 /* ---- Saving and evaluating ---- */
 
-static npt_status save(trainer *t, const char *name)
+static npt_status save(npt_trainer *t, const char *name)
 {
     const npt_checkpoint checkpoint = {&t->adapters, &t->state, t->adapter_config, t->settings};
     char *path = npt_path_join(t->options.output_dir, name);
     if (path == NULL) return NPT_E_NOMEM;
     npt_status status = npt_checkpoint_save(&checkpoint, path);
-    if (status == NPT_OK) snprintf(t->report->last_checkpoint, sizeof t->report->last_checkpoint, "%s", path);
+    if (status == NPT_OK)
+        snprintf(t->report->last_checkpoint, sizeof t->report->last_checkpoint, "%s", path);
     npt_free(path);
     return status;
 }
 
-static npt_status save_step(trainer *t)
+static npt_status save_step(npt_trainer *t)
 {
     char name[64];
     snprintf(name, sizeof name, "checkpoint-%" PRId64, t->state.step);
@@ -273,13 +126,13 @@ static npt_status save_step(trainer *t)
 }
 
 /* Mean loss over the evaluation rows. */
-static npt_status evaluate(trainer *t, double *loss)
+static npt_status evaluate(npt_trainer *t, double *loss)
 {
     const npt_config *c = &t->setup.model->config;
     npt_distill_sums sums = {0};
     int64_t tokens = 0;
     NPT_TRY(npt_dataset_rewind(t->eval.dataset));
-    while (stop_signal == 0) {
+    while (npt_stop_requested() == 0) {
         NPT_TRY(npt_loader_fill(&t->eval, false));
         if (t->eval.rows == 0) break;
         npt_batch batch;
@@ -294,30 +147,49 @@ static npt_status evaluate(trainer *t, double *loss)
     return NPT_OK;
 }
 
-static npt_status evaluate_and_keep_best(trainer *t)
+/* JSON has no NaN and no infinity. */
+static json_t *finite_or_null(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+static npt_status evaluate_and_keep_best(npt_trainer *t)
 {
     double loss;
     npt_train_state *s = &t->state;
     NPT_TRY(evaluate(t, &loss));
-    if (stop_signal != 0) return NPT_OK;
-    npt_log(NPT_LOG_NOTE, "step %" PRId64 ": eval loss %.6g%s", s->step, loss, loss < s->best_metric ? ", the best so far" : "");
-    json_array_append_new(s->log_history, json_pack("{s:f, s:f, s:I}", "epoch", s->epoch_fraction, "eval_loss", loss, "step",
-                                                    (json_int_t)s->step));
-    NPT_TRY(npt_metrics_write(&t->metrics, json_pack("{s:I, s:f, s:f}", "step", (json_int_t)s->step, "epoch", s->epoch_fraction,
-                                                     "eval/loss", loss), &s->metrics_bytes));
+    if (npt_stop_requested() != 0) return NPT_OK; /* a resumed run begins with it */
+    s->evaluated_step = s->step;
+    npt_log(isfinite(loss) ? NPT_LOG_NOTE : NPT_LOG_WARNING, "step %" PRId64 ": eval loss %.6g%s",
+            s->step, loss, loss < s->best_metric ? ", the best so far" : "");
+    json_array_append_new(s->log_history,
+                          json_pack("{s:f, s:o, s:I}", "epoch", s->epoch_fraction, "eval_loss",
+                                    finite_or_null(loss), "step", (json_int_t)s->step));
+    NPT_TRY(npt_metrics_write(&t->metrics,
+                              json_pack("{s:I, s:f, s:o}", "step", (json_int_t)s->step, "epoch",
+                                        s->epoch_fraction, "eval/loss", finite_or_null(loss)),
+                              &s->metrics_lines));
     if (!(loss < s->best_metric)) return NPT_OK;
     s->best_metric = loss;
     s->best_step = s->step;
     char last[sizeof t->report->last_checkpoint];
     memcpy(last, t->report->last_checkpoint, sizeof last);
     npt_status status = save(t, "checkpoint-best");
-    memcpy(t->report->last_checkpoint, last, sizeof last); /* resuming goes on from the last, not the best */
+    memcpy(t->report->last_checkpoint, last,
+           sizeof last); /* resuming goes on from the last, not the best */
     return status;
 }
 
 /* ---- The run ---- */
 
-static npt_status after_step(trainer *t, const step_result *r)
+static bool evaluation_due(const npt_trainer *t)
+{
+    const npt_train_state *s = &t->state;
+    if (t->eval.dataset == NULL || s->step == 0 || s->evaluated_step == s->step) return false;
+    return s->step % t->options.eval_steps == 0 || s->step == s->total_steps;
+}
+
+static npt_status after_step(npt_trainer *t, const npt_step_result *r)
 {
     const npt_train_options *o = &t->options;
     const npt_train_state *s = &t->state;
@@ -325,39 +197,49 @@ static npt_status after_step(trainer *t, const step_result *r)
     bool logged = s->step % o->log_steps == 0 || last || s->step == 1;
     if (logged) NPT_TRY(log_step(t, r));
     report_step(t, r, logged);
-    if (t->eval.dataset != NULL && (s->step % o->eval_steps == 0 || last)) NPT_TRY(evaluate_and_keep_best(t));
+    if (evaluation_due(t)) NPT_TRY(evaluate_and_keep_best(t));
     if (s->step % o->save_steps == 0 && !last) NPT_TRY(save_step(t));
     return NPT_OK;
 }
 
 /* A run that ends early keeps what it has. */
-static npt_status save_and_stop(trainer *t, npt_status why)
+static npt_status save_and_stop(npt_trainer *t, npt_status why)
 {
     char sentence[1024];
     snprintf(sentence, sizeof sentence, "%s", npt_error_message());
+    if (why == NPT_E_NUMERIC)
+        t->state.failures_in_a_row = 0; /* who resumes has changed something, or will see */
     NPT_TRY(save_step(t));
     if (why == NPT_E_INTERRUPTED)
-        return npt_fail(why, "stopped by signal %d at step %" PRId64 " of %" PRId64 "; saved as %s", t->report->signal,
-                        t->state.step, t->state.total_steps, t->report->last_checkpoint);
+        return npt_fail(why, "stopped by signal %d at step %" PRId64 " of %" PRId64 "; saved as %s",
+                        t->report->signal, t->state.step, t->state.total_steps,
+                        t->report->last_checkpoint);
     return npt_fail(why, "%s; the run is saved as %s", sentence, t->report->last_checkpoint);
 }
 
-static npt_status train(trainer *t)
+static npt_status train(npt_trainer *t)
 {
     npt_train_state *s = &t->state;
     t->started = seconds_now();
     t->tokens_before = s->tokens;
     t->report->steps = s->step; /* until the end: where this process began */
     npt_status status = NPT_OK;
-    while (s->step < s->total_steps && stop_signal == 0) {
-        step_result r;
-        status = take_step(t, &r);
+    if (s->step >= s->total_steps && t->resumed_final) {
+        npt_log(NPT_LOG_NOTE,
+                "the run is complete, at step %" PRId64 " of %" PRId64 ": there is nothing to do",
+                s->step, s->total_steps);
+        return NPT_OK;
+    }
+    if (evaluation_due(t)) NPT_TRY(evaluate_and_keep_best(t)); /* the one that was interrupted */
+    while (s->step < s->total_steps && npt_stop_requested() == 0) {
+        npt_step_result r;
+        status = npt_trainer_step(t, &r);
         if (status == NPT_OK && !r.interrupted && !r.skipped) status = after_step(t, &r);
         if (status == NPT_E_NUMERIC) return save_and_stop(t, status);
         NPT_TRY(status);
     }
-    if (stop_signal != 0) {
-        t->report->signal = (int)stop_signal;
+    if (npt_stop_requested() != 0) {
+        t->report->signal = (int)npt_stop_requested();
         return save_and_stop(t, NPT_E_INTERRUPTED);
     }
     return save(t, "checkpoint-final");
@@ -365,7 +247,7 @@ static npt_status train(trainer *t)
 
 /* ---- Before the first step ---- */
 
-static npt_status count_steps(trainer *t)
+static npt_status count_steps(npt_trainer *t)
 {
     const npt_train_options *o = &t->options;
     const int64_t rows_per_step = o->batch_size * o->gradient_accumulation_steps;
@@ -374,13 +256,14 @@ static npt_status count_steps(trainer *t)
     int64_t rows;
     NPT_TRY(npt_dataset_count(t->loader.dataset, &rows));
     if (rows == 0)
-        return npt_fail(NPT_E_DATA, "%s: the dataset has no usable row", npt_dataset_path(t->loader.dataset));
+        return npt_fail(NPT_E_DATA, "%s: the dataset has no usable row",
+                        npt_dataset_path(t->loader.dataset));
     t->steps_per_epoch = (rows + rows_per_step - 1) / rows_per_step;
     t->state.total_steps = o->num_epochs * t->steps_per_epoch;
     return NPT_OK;
 }
 
-static npt_status open_data(trainer *t)
+static npt_status open_data(npt_trainer *t)
 {
     const npt_train_options *o = &t->options;
     npt_dataset *dataset;
@@ -395,27 +278,56 @@ static npt_status open_data(trainer *t)
     return npt_loader_init(&t->eval, dataset, o->batch_size, 1);
 }
 
-static npt_status make_adapters(trainer *t)
+static npt_status make_adapters(npt_trainer *t)
 {
     const npt_train_options *o = &t->options;
-    const npt_adapters_options adapters = {o->adapter_rank, o->modulation, o->modulation_scale, o->layers, o->seed};
-    const npt_objective objective = {o->loss, o->regularization_lambda, o->distill, o->teacher_forcing, o->seed};
-    NPT_TRY(npt_adapters_init(&t->adapters, &adapters, &t->setup.model->config, &t->setup.policy, t->arena, true));
+    const npt_adapters_options adapters = {o->adapter_rank, o->modulation, o->modulation_scale,
+                                           o->layers, o->seed};
+    const npt_objective objective = {o->loss, o->regularization_lambda, o->distill,
+                                     o->teacher_forcing, o->seed};
+    NPT_TRY(npt_adapters_init(&t->adapters, &adapters, &t->setup.model->config, &t->setup.policy,
+                              t->arena, true));
     t->optimizer = (npt_optimizer_settings){o->optimizer, o->weight_decay, o->max_grad_norm};
     npt_scaler_init(&t->state.scaler, t->setup.policy.dynamic_loss_scale, o->initial_loss_scale);
     if (o->regularization_lambda > 0) {
-        t->term_gradients =
-            npt_arena_alloc(t->arena, NPT_MEM_GRADIENTS, (size_t)npt_adapters_size(&t->adapters), sizeof(float));
+        t->term_gradients = npt_arena_alloc(t->arena, NPT_MEM_GRADIENTS,
+                                            (size_t)npt_adapters_size(&t->adapters), sizeof(float));
         if (t->term_gradients == NULL) return NPT_E_NOMEM;
     }
     t->adapter_config = npt_describe_adapter(o, &t->setup, &t->adapters);
     t->settings = npt_describe_settings(o, &t->setup, &t->adapters);
-    if (t->adapter_config == NULL || t->settings == NULL) return npt_fail(NPT_E_NOMEM, "out of memory");
-    return npt_distiller_init(&t->distiller, t->setup.exec, t->setup.model, &t->setup.policy, &t->adapters, &objective);
+    if (t->adapter_config == NULL || t->settings == NULL)
+        return npt_fail(NPT_E_NOMEM, "out of memory");
+    return npt_distiller_init(&t->distiller, t->setup.exec, t->setup.model, &t->setup.policy,
+                              &t->adapters, &objective);
 }
 
-/* --resume: adapters and state from the newest complete checkpoint, or from the one that was named. */
-static npt_status resume(trainer *t)
+static bool same_directory(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* A run goes on from its newest checkpoint only: newer ones would be taken for this run's later. */
+static npt_status check_branch(const npt_trainer *t, const char *path)
+{
+    const char *output_dir = t->options.output_dir;
+    char *newest;
+    NPT_TRY(npt_checkpoint_find(output_dir, &newest));
+    npt_status status = NPT_OK;
+    if (newest != NULL ? !same_directory(newest, path) : npt_checkpoint_has_run(output_dir))
+        status = npt_fail(NPT_E_USAGE,
+                          "--resume %s: it is not the newest checkpoint of the run in %s; use "
+                          "--resume auto there, or name another "
+                          "--output_dir",
+                          path, output_dir);
+    npt_free(newest);
+    return status;
+}
+
+/* --resume: adapters and state from the newest complete checkpoint, or from the one that was named.
+ */
+static npt_status resume(npt_trainer *t)
 {
     const npt_train_options *o = &t->options;
     const npt_checkpoint checkpoint = {&t->adapters, &t->state, t->adapter_config, t->settings};
@@ -423,10 +335,13 @@ static npt_status resume(trainer *t)
     if (strcmp(o->resume, "auto") == 0) {
         NPT_TRY(npt_checkpoint_find(o->output_dir, &path));
         if (path == NULL) {
-            npt_log(NPT_LOG_NOTE, "--resume auto: %s has no complete checkpoint, so a new run begins", o->output_dir);
+            npt_log(NPT_LOG_NOTE,
+                    "--resume auto: %s has no complete checkpoint, so a new run begins",
+                    o->output_dir);
             return NPT_OK;
         }
     } else {
+        NPT_TRY(check_branch(t, o->resume));
         path = npt_strdup(o->resume);
         if (path == NULL) return NPT_E_NOMEM;
     }
@@ -434,31 +349,42 @@ static npt_status resume(trainer *t)
                             ? npt_checkpoint_load(&checkpoint, path)
                             : npt_fail(NPT_E_IO, "--resume %s: there is no such checkpoint", path);
     if (status == NPT_OK) status = npt_loader_seek(&t->loader, t->state.epoch, t->state.position);
-    if (status == NPT_OK) npt_log(NPT_LOG_NOTE, "resumed from %s at step %" PRId64, path, t->state.step);
+    if (status == NPT_OK) {
+        npt_log(NPT_LOG_NOTE, "resumed from %s at step %" PRId64, path, t->state.step);
+        snprintf(t->report->last_checkpoint, sizeof t->report->last_checkpoint, "%s", path);
+        t->resumed_final =
+            strstr(path, "checkpoint-final") != NULL && strcmp(o->resume, "auto") == 0;
+    }
     npt_free(path);
     return status;
 }
 
-static npt_status prepare_output(trainer *t)
+static npt_status prepare_output(npt_trainer *t)
 {
     const npt_train_options *o = &t->options;
     if (o->resume == NULL && npt_checkpoint_has_run(o->output_dir))
-        return npt_fail(NPT_E_USAGE, "%s already holds a run; go on with it with --resume auto, or name another --output_dir",
+        return npt_fail(NPT_E_USAGE,
+                        "%s already holds a run; go on with it with --resume auto, or name another "
+                        "--output_dir",
                         o->output_dir);
     return NPT_OK;
 }
 
-static npt_status start_metrics(trainer *t)
+static npt_status start_output(npt_trainer *t)
 {
+    int64_t *lines = &t->state.metrics_lines;
     NPT_TRY(npt_make_directories(t->options.output_dir));
-    int64_t keep = t->state.metrics_bytes;
-    NPT_TRY(npt_metrics_open(&t->metrics, t->options.output_dir, keep));
-    if (keep > 0) return NPT_OK;
-    return npt_metrics_write(&t->metrics, npt_describe_run(&t->options, &t->setup, &t->distiller, t->settings,
-                                                           t->state.total_steps), &t->state.metrics_bytes);
+    NPT_TRY(npt_metrics_open(&t->metrics, t->options.output_dir, lines));
+    NPT_TRY(npt_checkpoint_sweep(
+        t->options.output_dir)); /* nobody else is here: the metrics are locked */
+    if (*lines > 0) return NPT_OK;
+    return npt_metrics_write(
+        &t->metrics,
+        npt_describe_run(&t->options, &t->setup, &t->distiller, t->settings, t->state.total_steps),
+        lines);
 }
 
-static npt_status open_run(trainer *t)
+static npt_status open_run(npt_trainer *t)
 {
     npt_train_options *o = &t->options;
     NPT_TRY(npt_train_state_init(&t->state));
@@ -470,20 +396,24 @@ static npt_status open_run(trainer *t)
     npt_describe_log(&t->setup, &t->adapters, &t->distiller);
     NPT_TRY(open_data(t));
     NPT_TRY(count_steps(t));
-    if (o->dry_run) return npt_describe_dry_run(o, &t->setup, &t->adapters, t->arena, t->state.total_steps);
-    NPT_TRY(npt_model_load(t->setup.model, t->setup.exec, &t->setup.policy, t->distiller.student_sites));
+    if (o->dry_run)
+        return npt_describe_dry_run(o, &t->setup, &t->adapters, t->arena, t->state.total_steps);
+    NPT_TRY(npt_model_load(t->setup.model, t->setup.exec, &t->setup.policy,
+                           t->distiller.student_sites));
     npt_setup_log_weights(&t->setup);
     if (o->init_adapter != NULL) NPT_TRY(npt_setup_load_adapters(&t->adapters, o->init_adapter));
     int64_t total = t->state.total_steps;
     if (o->resume != NULL) NPT_TRY(resume(t));
     t->state.total_steps = total;
     npt_advise_rate(o, total);
-    NPT_TRY(npt_loader_fill(&t->loader, true)); /* before anything is written: can the data be read? */
+    NPT_TRY(
+        npt_loader_fill(&t->loader, true)); /* before anything is written: can the data be read? */
     NPT_TRY(npt_loader_seek(&t->loader, t->state.epoch, t->state.position));
-    return start_metrics(t);
+    if (t->eval.dataset != NULL) NPT_TRY(npt_loader_fill(&t->eval, false));
+    return start_output(t);
 }
 
-static void close_run(trainer *t)
+static void close_run(npt_trainer *t)
 {
     npt_metrics_close(&t->metrics);
     npt_loader_fini(&t->loader);
@@ -499,7 +429,7 @@ static void close_run(trainer *t)
 npt_status npt_pretrain(const npt_train_options *options, npt_train_report *report)
 {
     double begun = seconds_now();
-    trainer t = {.options = *options, .report = report};
+    npt_trainer t = {.options = *options, .report = report};
     stop_signal = 0;
     *report = (npt_train_report){0};
     NPT_TRY(npt_train_options_check(&t.options));

@@ -31,7 +31,8 @@ static int64_t offsets[2] = {0, TOKENS};
 static double seconds(void)
 {
     struct timespec t;
-    clock_gettime(npt_threads_count(run.threads) == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+    clock_gettime(npt_threads_count(run.threads) == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC,
+                  &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -47,12 +48,14 @@ static npt_out out(void *data)
 
 static void do_cast_down(void)
 {
-    table->cast(&run, N, (npt_in){a, NPT_F32}, (npt_out){c, half == NPT_F32 ? NPT_BF16 : half}, NULL);
+    table->cast(&run, N, (npt_in){a, NPT_F32}, (npt_out){c, half == NPT_F32 ? NPT_BF16 : half},
+                NULL);
 }
 
 static void do_cast_up(void)
 {
-    table->cast(&run, N, (npt_in){a, half == NPT_F32 ? NPT_BF16 : half}, (npt_out){c, NPT_F32}, NULL);
+    table->cast(&run, N, (npt_in){a, half == NPT_F32 ? NPT_BF16 : half}, (npt_out){c, NPT_F32},
+                NULL);
 }
 
 static void do_add(void)
@@ -86,8 +89,8 @@ static void do_modulate(void)
 
 static void do_modulate_backward(void)
 {
-    npt_modulate_backward_args args = {ROWS,   WIDTH,       0.1f,   0.0f,   in(d), in(a),
-                                       in(b),  in(c),       out(d), out(b), out(c)};
+    npt_modulate_backward_args args = {ROWS,  WIDTH, 0.1f,   0.0f,   in(d), in(a),
+                                       in(b), in(c), out(d), out(b), out(c)};
     table->modulate_backward(&run, &args);
 }
 
@@ -111,8 +114,8 @@ static void do_distance(void)
 
 static void do_distance_backward(void)
 {
-    npt_distance_backward_args args = {N / HIDDEN, HIDDEN, true, 1.0f, in(a), in(b), {NULL, half},
-                                       out(c)};
+    npt_distance_backward_args args = {N / HIDDEN, HIDDEN, true,         1.0f,
+                                       in(a),      in(b),  {NULL, half}, out(c)};
     table->distance_backward(&run, &args);
 }
 
@@ -128,29 +131,53 @@ static void do_max_abs(void)
 
 static void do_adam(void)
 {
-    npt_adam_args args = {.n = N, .step = 10, .decoupled = true, .learning_rate = 1e-9,
-                          .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .weight_decay = 0.01,
-                          .grad_factor = 1.0, .weight = a, .moment1 = c, .moment2 = d, .grad = b};
+    npt_adam_args args = {.n = N,
+                          .step = 10,
+                          .decoupled = true,
+                          .learning_rate = 1e-9,
+                          .beta1 = 0.9,
+                          .beta2 = 0.999,
+                          .epsilon = 1e-8,
+                          .weight_decay = 0.01,
+                          .grad_factor = 1.0,
+                          .weight = a,
+                          .moment1 = c,
+                          .moment2 = d,
+                          .grad = b};
     table->adam(&run, &args);
 }
 
 static void do_attention(void)
 {
-    npt_attention_args args = {1, HEADS, KV_HEADS, head_dim, 0, offsets,
-                               1.0f / sqrtf((float)head_dim), in(a), in(b), in(b + N / 2), out(c),
-                               (float *)sums};
+    npt_attention_args args = {
+        1,     HEADS, KV_HEADS, head_dim,     0, offsets, 1.0f / sqrtf((float)head_dim), in(a),
+        in(b), in(d), out(c),   (float *)sums};
     table->attention(&run, &args);
 }
 
 static void do_attention_backward(void)
 {
-    npt_attention_backward_args args = {
-        1, HEADS, KV_HEADS, head_dim, 0, offsets, 1.0f / sqrtf((float)head_dim), in(a), in(b),
-        in(b + N / 2), in(c), in(a), (float *)sums, out(d), out(d + N / 4), out(d + N / 2)};
+    npt_attention_backward_args args = {1,
+                                        HEADS,
+                                        KV_HEADS,
+                                        head_dim,
+                                        0,
+                                        offsets,
+                                        1.0f / sqrtf((float)head_dim),
+                                        in(a),
+                                        in(b),
+                                        in(d),
+                                        in(c),
+                                        in(a),
+                                        (float *)sums,
+                                        out(c + N / 2),
+                                        out(b + N / 2),
+                                        out(d + N / 2)};
     table->attention_backward(&run, &args);
 }
 
-/* Work of a call: `narrow` values of the dtype, `wide` of F32, per element of N; or FLOP per pair. */
+/* Work of a call: `narrow` values of the dtype, `wide` of F32, per element of N; or FLOP per pair.
+ */
 typedef struct entry {
     const char *name;
     void (*call)(void);

@@ -16,7 +16,7 @@ fi | sort >"$work/all"
 grep -E '\.(c|h|inc|cu|sh|py|mk|am|ac|m4|md|in)$|^(bootstrap|quickstart|\.ci/run)$' "$work/all" |
     grep -v -E '^(build|aclocal\.m4|m4/(libtool|lt))|(Makefile|config\.h)\.in$' >"$work/text"
 grep -E '\.(c|h|inc|cu)$' "$work/text" >"$work/code"
-grep -E '\.(c|h|inc|cu|sh|py|mk)$|^(bootstrap|quickstart|\.ci/run)$' "$work/text" >"$work/narrow"
+grep -E '\.(c|h|inc|cu|sh|mk)$|^(bootstrap|quickstart|\.ci/run)$' "$work/text" >"$work/narrow"
 
 # report TEXT: each line of standard input is a breach
 report() { sed "s|\$| : $1|" >>"$work/report"; }

@@ -223,6 +223,15 @@ def mistral():
     return bos(only_markers(tok))
 
 
+def wide():
+    """Merges that go across spaces."""
+    tok = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    tok.normalizer = normalizers.Replace(" ", "▁")
+    tok.decoder = decoders.Sequence(TO_SPACE[:3])
+    train(tok, 259 + 330, (), FALLBACK)
+    return only_markers(tok)
+
+
 def metaspace():
     """No byte fallback: unknown characters are <unk>, one each."""
     tok = Tokenizer(models.BPE(unk_token="<unk>"))
@@ -281,7 +290,7 @@ def main():
     os.makedirs(OUT, exist_ok=True)
     all_texts = list(dict.fromkeys(texts()))
     write("texts.json", json.dumps({"texts": all_texts}, indent=0) + "\n")
-    for make in (llama3, qwen2, gpt2, llama2, mistral, metaspace, fused, splits):
+    for make in (llama3, qwen2, gpt2, llama2, mistral, wide, metaspace, fused, splits):
         name, tok = make.__name__, make()
         spec = json.loads(tok.to_str())
         if name in ("gpt2", "llama2"):  # the older spelling

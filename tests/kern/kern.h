@@ -41,8 +41,8 @@ static inline void lab_open(int64_t longest, int64_t head_dim)
         cpu.level = (npt_cpu_level)level;
         npt_cpu_kernels(&cpu, &the_lab.kernels[the_lab.levels]);
         const char *name = the_lab.kernels[the_lab.levels].name;
-        bool known = the_lab.levels > 0
-                     && strcmp(name, the_lab.kernels[the_lab.levels - 1].name) == 0;
+        bool known =
+            the_lab.levels > 0 && strcmp(name, the_lab.kernels[the_lab.levels - 1].name) == 0;
         if (!known) the_lab.levels++; /* a level that was not compiled repeats the one below */
     }
     size_t bytes = the_lab.kernels[0].scratch_bytes(longest, head_dim, 1);
@@ -64,7 +64,7 @@ static inline void lab_close(void)
     }
 }
 
-/* ---- Data -------------------------------------------------------------------------------------- */
+/* ---- Data ------------------------------------------------------------------------------------ */
 
 static uint64_t lab_seed = 1;
 
@@ -84,7 +84,7 @@ static inline double draw(void)
     return (sum - 2.0) * 1.7320508;
 }
 
-/* ---- Buffers with guard words ------------------------------------------------------------------ */
+/* ---- Buffers with guard words ---------------------------------------------------------------- */
 
 typedef struct buffer {
     npt_dtype dtype;
@@ -155,7 +155,7 @@ static inline void check_guards(const buffer *b, const char *what)
             fail_msg("%s: wrote outside its buffer", what);
 }
 
-/* ---- Comparison -------------------------------------------------------------------------------- */
+/* ---- Comparison ------------------------------------------------------------------------------ */
 
 /* Half an ulp of each dtype, relative. */
 static inline double unit(npt_dtype dtype)
@@ -173,14 +173,14 @@ static inline void check_value(const char *what, const buffer *b, int64_t i, dou
                                double scale, double roundings)
 {
     double got = at(b, i);
-    double allowed = 1.01 * roundings * unit(b->dtype) * fabs(want) + 4e-6 * scale
-                     + smallest(b->dtype);
+    double allowed =
+        1.01 * roundings * unit(b->dtype) * fabs(want) + 4e-6 * scale + smallest(b->dtype);
     if (!(fabs(got - want) <= allowed))
         fail_msg("%s: element %lld of %lld (%s) is %.9g, not %.9g; allowed %.3g", what,
                  (long long)i, (long long)b->n, npt_dtype_name(b->dtype), got, want, allowed);
 }
 
-/* ---- One computation at every level and pool size ----------------------------------------------- */
+/* ---- One computation at every level and pool size -------------------------------------------- */
 
 /* Fills `out` (fresh buffers, returned to and freed by the caller) and returns how many. */
 typedef int computation(const npt_kernels *kernels, const npt_run *run, void *context, buffer *out);

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Attention against a naive version in F64 that forms every row of scores: windows, shared kv heads,
- * ragged sequences, a single token, head sizes that fill no vector. The naive gradients are
+/* Attention against a naive version in F64 that forms every row of scores: windows, shared kv
+ * heads, ragged sequences, a single token, head sizes that fill no vector. The naive gradients are
  * themselves compared with central differences of the naive forward pass. Levels may differ in the
  * last bits here, pools of different size may not. */
+#include "config.h"
+
 #include "kern.h"
 
 typedef struct shape {
@@ -11,18 +13,10 @@ typedef struct shape {
 } shape;
 
 static const shape shapes[] = {
-    {1, 1, 1, 1, 0, {1}},
-    {1, 2, 1, 4, 0, {5}},
-    {2, 4, 2, 8, 3, {6, 1}},
-    {3, 3, 1, 20, 0, {1, 9, 30}},
-    {1, 4, 4, 64, 0, {130}},
-    {4, 8, 2, 64, 0, {64, 1, 17, 65}},
-    {2, 6, 2, 80, 16, {100, 70}},
-    {1, 2, 2, 128, 70, {300}},
-    {1, 71, 1, 16, 5, {21}},
-    {2, 4, 1, 100, 1, {50, 3}},
-    {3, 4, 2, 32, 0, {0, 40, 0}},
-    {1, 2, 1, 256, 0, {90}},
+    {1, 1, 1, 1, 0, {1}},         {1, 2, 1, 4, 0, {5}},         {2, 4, 2, 8, 3, {6, 1}},
+    {3, 3, 1, 20, 0, {1, 9, 30}}, {1, 4, 4, 64, 0, {130}},      {4, 8, 2, 64, 0, {64, 1, 17, 65}},
+    {2, 6, 2, 80, 16, {100, 70}}, {1, 2, 2, 128, 70, {300}},    {1, 71, 1, 16, 5, {21}},
+    {2, 4, 1, 100, 1, {50, 3}},   {3, 4, 2, 32, 0, {0, 40, 0}}, {1, 2, 1, 256, 0, {90}},
 };
 
 typedef struct attention_case {
@@ -91,7 +85,8 @@ static int64_t naive_row(const attention_case *c, naive *n, int64_t sequence, in
     for (int64_t j = first; j <= i; j++) {
         double dot = 0.0;
         for (int64_t d = 0; d < s->dim; d++)
-            dot += n->q[(i * s->heads + h) * s->dim + d] * n->k[(j * s->kv_heads + kv) * s->dim + d];
+            dot +=
+                n->q[(i * s->heads + h) * s->dim + d] * n->k[(j * s->kv_heads + kv) * s->dim + d];
         p[j - first] = dot * c->scale;
         if (p[j - first] > top) top = p[j - first];
     }
@@ -175,9 +170,9 @@ static int forward_is_run(const npt_kernels *k, const npt_run *run, void *contex
     const shape *s = &c->s;
     out[0] = buffer_new(c->dtype, c->q.n);
     out[1] = buffer_new(NPT_F32, c->tokens * s->heads);
-    npt_attention_args args = {s->sequences, s->heads,     s->kv_heads,    s->dim,      s->window,
-                               c->offsets,   (float)c->scale, in_of(&c->q), in_of(&c->k), in_of(&c->v),
-                               out_of(&out[0]), out[1].data};
+    npt_attention_args args = {s->sequences, s->heads,     s->kv_heads,     s->dim,
+                               s->window,    c->offsets,   (float)c->scale, in_of(&c->q),
+                               in_of(&c->k), in_of(&c->v), out_of(&out[0]), out[1].data};
     k->attention(run, &args);
     return 2;
 }
@@ -190,9 +185,10 @@ static int backward_is_run(const npt_kernels *k, const npt_run *run, void *conte
     out[1] = buffer_new(c->dtype, c->k.n);
     out[2] = buffer_new(c->dtype, c->v.n);
     npt_attention_backward_args args = {
-        s->sequences, s->heads, s->kv_heads, s->dim, s->window, c->offsets, (float)c->scale,
-        in_of(&c->q), in_of(&c->k), in_of(&c->v), in_of(&c->out), in_of(&c->dout), c->lse,
-        out_of(&out[0]), out_of(&out[1]), out_of(&out[2])};
+        s->sequences, s->heads,        s->kv_heads,     s->dim,
+        s->window,    c->offsets,      (float)c->scale, in_of(&c->q),
+        in_of(&c->k), in_of(&c->v),    in_of(&c->out),  in_of(&c->dout),
+        c->lse,       out_of(&out[0]), out_of(&out[1]), out_of(&out[2])};
     k->attention_backward(run, &args);
     return 3;
 }
@@ -263,8 +259,9 @@ static void large_scores_stay_finite(void **state)
     (void)state;
     float q[2] = {100.0f, 100.0f}, k[2] = {50.0f, -50.0f}, v[2] = {3.0f, 7.0f}, out[2], lse[2];
     int64_t offsets[2] = {0, 2};
-    npt_attention_args args = {1, 1, 1, 1, 0, offsets, 1.0f, {q, NPT_F32}, {k, NPT_F32},
-                               {v, NPT_F32}, {out, NPT_F32}, lse};
+    npt_attention_args args = {
+        1,  1, 1, 1, 0, offsets, 1.0f, {q, NPT_F32}, {k, NPT_F32}, {v, NPT_F32}, {out, NPT_F32},
+        lse};
     for (int level = 0; level < the_lab.levels; level++) {
         the_lab.kernels[level].attention(&the_lab.run[0], &args);
         assert_true(out[0] == 3.0f && out[1] == 3.0f && lse[1] == 5000.0f);
@@ -291,7 +288,8 @@ static void sequences_do_not_touch(void **state)
 int main(void)
 {
     const npt_case cases[] = {
-        NPT_CASE("the naive gradients equal central differences", naive_gradients_equal_differences),
+        NPT_CASE("the naive gradients equal central differences",
+                 naive_gradients_equal_differences),
         NPT_CASE("attention equals the naive version", forward_equals_naive),
         NPT_CASE("attention backward equals the naive version", backward_equals_naive),
         NPT_CASE("large scores stay finite", large_scores_stay_finite),

@@ -8,7 +8,7 @@
 
 static const int64_t lengths[] = {1, 3, 15, 16, 17, 511, 512, 513, 16384, 33000};
 
-/* ---- Exponential and sigmoid -------------------------------------------------------------------- */
+/* ---- Exponential and sigmoid ----------------------------------------------------------------- */
 
 static double sigma(double x)
 {
@@ -27,8 +27,11 @@ static int swiglu_is_run(const npt_kernels *k, const npt_run *run, void *context
 {
     gate_case *c = context;
     out[0] = c->in_place ? buffer_copy(&c->gate) : buffer_new(c->out, c->n);
-    npt_swiglu_args args = {.rows = 1, .width = c->n, .g = in_of(c->in_place ? &out[0] : &c->gate),
-                            .up = in_of(&c->add), .dst = out_of(&out[0])};
+    npt_swiglu_args args = {.rows = 1,
+                            .width = c->n,
+                            .g = in_of(c->in_place ? &out[0] : &c->gate),
+                            .up = in_of(&c->add),
+                            .dst = out_of(&out[0])};
     k->swiglu(run, &args);
     return 1;
 }
@@ -38,8 +41,8 @@ static void sigmoid_is_within_two_ulp(void **state)
 {
     (void)state;
     enum { N = 1 << 20 };
-    gate_case c = {.n = N, .gate = buffer_new(NPT_F32, N), .add = buffer_new(NPT_F32, N),
-                   .out = NPT_F32};
+    gate_case c = {
+        .n = N, .gate = buffer_new(NPT_F32, N), .add = buffer_new(NPT_F32, N), .out = NPT_F32};
     float *x = c.gate.data, *one = c.add.data;
     for (int i = 0; i < N; i++) {
         x[i] = i % 4 == 0 ? (float)draw() : (float)((double)i / N * 220.0 - 110.0);
@@ -68,7 +71,7 @@ static void sigmoid_is_within_two_ulp(void **state)
     buffer_free(&c.add);
 }
 
-/* ---- SwiGLU ------------------------------------------------------------------------------------ */
+/* ---- SwiGLU ---------------------------------------------------------------------------------- */
 
 static void swiglu_equals_its_twin(void **state)
 {
@@ -77,8 +80,11 @@ static void swiglu_equals_its_twin(void **state)
         for (int d = 0; d < 4; d++) {
             npt_dtype dtype = float_dtypes[d % 3];
             int64_t n = lengths[l];
-            gate_case c = {.n = n, .gate = buffer_random(dtype, n, 3.0),
-                           .add = buffer_random(dtype, n, 1.0), .out = dtype, .in_place = d == 3};
+            gate_case c = {.n = n,
+                           .gate = buffer_random(dtype, n, 3.0),
+                           .add = buffer_random(dtype, n, 1.0),
+                           .out = dtype,
+                           .in_place = d == 3};
             buffer out[MAX_OUT];
             run_everywhere("swiglu", swiglu_is_run, &c, out, false);
             for (int64_t i = 0; i < n; i++) {
@@ -98,10 +104,13 @@ static int swiglu_backward_is_run(const npt_kernels *k, const npt_run *run, void
     gate_case *c = context;
     out[0] = c->in_place ? buffer_copy(&c->dy) : buffer_new(c->out, c->n);
     out[1] = buffer_new(c->out, c->n);
-    npt_swiglu_backward_args args = {.rows = 1, .width = c->n,
+    npt_swiglu_backward_args args = {.rows = 1,
+                                     .width = c->n,
                                      .dy = in_of(c->in_place ? &out[0] : &c->dy),
-                                     .g = in_of(&c->gate), .up = in_of(&c->add),
-                                     .dg = out_of(&out[0]), .dup = out_of(&out[1])};
+                                     .g = in_of(&c->gate),
+                                     .up = in_of(&c->add),
+                                     .dg = out_of(&out[0]),
+                                     .dup = out_of(&out[1])};
     k->swiglu_backward(run, &args);
     return 2;
 }
@@ -113,9 +122,12 @@ static void swiglu_backward_equals_differences(void **state)
         for (int d = 0; d < 4; d++) {
             npt_dtype dtype = float_dtypes[d % 3];
             int64_t n = lengths[l];
-            gate_case c = {.n = n, .gate = buffer_random(dtype, n, 3.0),
-                           .add = buffer_random(dtype, n, 1.0), .dy = buffer_random(dtype, n, 1.0),
-                           .out = dtype, .in_place = d == 3};
+            gate_case c = {.n = n,
+                           .gate = buffer_random(dtype, n, 3.0),
+                           .add = buffer_random(dtype, n, 1.0),
+                           .dy = buffer_random(dtype, n, 1.0),
+                           .out = dtype,
+                           .in_place = d == 3};
             buffer out[MAX_OUT];
             run_everywhere("swiglu_backward", swiglu_backward_is_run, &c, out, false);
             for (int64_t i = 0; i < n; i++) {
@@ -135,10 +147,11 @@ static void swiglu_backward_equals_differences(void **state)
 static void swiglu_backward_without_dup(void **state)
 {
     (void)state;
-    float dy[5] = {1, 2, 3, 4, 5}, g[5] = {1, -1, 0, 2, -2}, up[5] = {1, 1, 1, 2, 2}, both[5], one[5];
+    float dy[5] = {1, 2, 3, 4, 5}, g[5] = {1, -1, 0, 2, -2}, up[5] = {1, 1, 1, 2, 2}, both[5],
+          one[5];
     float dup[5];
-    npt_swiglu_backward_args args = {1, 5, {dy, NPT_F32}, {g, NPT_F32}, {up, NPT_F32},
-                                     {both, NPT_F32}, {dup, NPT_F32}};
+    npt_swiglu_backward_args args = {
+        1, 5, {dy, NPT_F32}, {g, NPT_F32}, {up, NPT_F32}, {both, NPT_F32}, {dup, NPT_F32}};
     for (int level = 0; level < the_lab.levels; level++) {
         the_lab.kernels[level].swiglu_backward(&the_lab.run[0], &args);
         npt_swiglu_backward_args alone = args;
@@ -149,15 +162,19 @@ static void swiglu_backward_without_dup(void **state)
     }
 }
 
-/* ---- Modulation -------------------------------------------------------------------------------- */
+/* ---- Modulation ------------------------------------------------------------------------------ */
 
 static int modulate_is_run(const npt_kernels *k, const npt_run *run, void *context, buffer *out)
 {
     gate_case *c = context;
     out[0] = c->in_place ? buffer_copy(&c->gate) : buffer_new(c->out, c->n);
-    npt_modulate_args args = {.rows = 1, .width = c->n, .strength = c->strength,
+    npt_modulate_args args = {.rows = 1,
+                              .width = c->n,
+                              .strength = c->strength,
                               .gate = in_of(c->in_place ? &out[0] : &c->gate),
-                              .add = in_of(&c->add), .u = in_of(&c->u), .dst = out_of(&out[0])};
+                              .add = in_of(&c->add),
+                              .u = in_of(&c->u),
+                              .dst = out_of(&out[0])};
     k->modulate(run, &args);
     return 1;
 }
@@ -175,8 +192,11 @@ static double multiplier(const buffer *u, int64_t i)
  * dtype where its F64 value lies next to a tie. */
 static gate_case make_gate(int64_t n, int terms, npt_dtype h, npt_dtype p)
 {
-    gate_case c = {.n = n, .strength = 0.1f, .gate = buffer_random(h, n, 2.0),
-                   .dy = buffer_random(h, n, 1.0), .out = h};
+    gate_case c = {.n = n,
+                   .strength = 0.1f,
+                   .gate = buffer_random(h, n, 2.0),
+                   .dy = buffer_random(h, n, 1.0),
+                   .out = h};
     if (terms & 1) c.add = buffer_random(p, n, 2.0);
     if (terms & 2) c.u = buffer_random(p, n, 2.0);
     return c;
@@ -223,9 +243,13 @@ static int modulate_backward_is_run(const npt_kernels *k, const npt_run *run, vo
     gate_case *c = context;
     npt_dtype p = c->add.dtype != NPT_DTYPE_NONE ? c->add.dtype : c->u.dtype;
     int count = 1;
-    npt_modulate_backward_args args = {.rows = 1, .width = c->n, .strength = c->strength,
-                                       .penalty = 0.25f, .gate = in_of(&c->gate),
-                                       .add = in_of(&c->add), .u = in_of(&c->u)};
+    npt_modulate_backward_args args = {.rows = 1,
+                                       .width = c->n,
+                                       .strength = c->strength,
+                                       .penalty = 0.25f,
+                                       .gate = in_of(&c->gate),
+                                       .add = in_of(&c->add),
+                                       .u = in_of(&c->u)};
     out[0] = c->in_place ? buffer_copy(&c->dy) : buffer_new(c->out, c->n);
     args.dy = in_of(c->in_place ? &out[0] : &c->dy);
     args.dgate = out_of(&out[0]);
@@ -272,7 +296,8 @@ static void modulate_backward_equals_differences(void **state)
                                     pair < 3 ? float_dtypes[pair % 3] : NPT_F32);
             c.in_place = pair == 4;
             buffer out[MAX_OUT];
-            int count = run_everywhere("modulate_backward", modulate_backward_is_run, &c, out, false);
+            int count =
+                run_everywhere("modulate_backward", modulate_backward_is_run, &c, out, false);
             check_modulate_backward(&c, terms, out);
             free_all(out, count);
             free_gate(&c);
@@ -283,9 +308,14 @@ static void penalty_alone_needs_no_gradient(void **state)
 {
     (void)state;
     float add[3] = {1, -2, 3}, u[3] = {0.5f, 1, -1}, gate[3] = {1, 1, 1}, dadd[3], du[3];
-    npt_modulate_backward_args args = {.rows = 1, .width = 3, .strength = 0.1f, .penalty = 2.0f,
-                                       .gate = {gate, NPT_F32}, .add = {add, NPT_F32},
-                                       .u = {u, NPT_F32}, .dadd = {dadd, NPT_F32},
+    npt_modulate_backward_args args = {.rows = 1,
+                                       .width = 3,
+                                       .strength = 0.1f,
+                                       .penalty = 2.0f,
+                                       .gate = {gate, NPT_F32},
+                                       .add = {add, NPT_F32},
+                                       .u = {u, NPT_F32},
+                                       .dadd = {dadd, NPT_F32},
                                        .du = {du, NPT_F32}};
     for (int level = 0; level < the_lab.levels; level++) {
         the_lab.kernels[level].modulate_backward(&the_lab.run[0], &args);
@@ -296,7 +326,7 @@ static void penalty_alone_needs_no_gradient(void **state)
     }
 }
 
-/* ---- Addition, casts, embedding, rotation ------------------------------------------------------- */
+/* ---- Addition, casts, embedding, rotation ---------------------------------------------------- */
 
 static int add_is_run(const npt_kernels *k, const npt_run *run, void *context, buffer *out)
 {
@@ -314,8 +344,11 @@ static void addition_rounds_once(void **state)
         for (int d = 0; d < 4; d++) {
             npt_dtype dtype = float_dtypes[d % 3];
             int64_t n = lengths[l];
-            gate_case c = {.n = n, .gate = buffer_random(dtype, n, 1.0),
-                           .add = buffer_random(dtype, n, 1.0), .out = dtype, .in_place = d == 3};
+            gate_case c = {.n = n,
+                           .gate = buffer_random(dtype, n, 1.0),
+                           .add = buffer_random(dtype, n, 1.0),
+                           .out = dtype,
+                           .in_place = d == 3};
             buffer out[MAX_OUT], want = buffer_new(dtype, n);
             run_everywhere("add", add_is_run, &c, out, false);
             for (int64_t i = 0; i < n; i++)
@@ -345,7 +378,8 @@ static void casts_are_the_scalar_ones_and_counted(void **state)
     for (size_t l = 0; l < NPT_COUNT(lengths); l++)
         for (int pair = 0; pair < 9; pair++) {
             int64_t n = lengths[l];
-            gate_case c = {.n = n, .gate = buffer_random(float_dtypes[pair / 3], n, 1.0),
+            gate_case c = {.n = n,
+                           .gate = buffer_random(float_dtypes[pair / 3], n, 1.0),
                            .out = float_dtypes[pair % 3]};
             for (int64_t i = 0; i < n; i += 3)
                 npt_store(c.gate.data, c.gate.dtype, (size_t)i,
@@ -360,8 +394,8 @@ static void casts_are_the_scalar_ones_and_counted(void **state)
                 void *slot = c.out == NPT_F32 ? (void *)&copy : (void *)half;
                 npt_store(slot, c.out, 0, x);
                 y = npt_load(slot, c.out, 0);
-                assert_true(npt_float_bits(npt_load(out[0].data, c.out, (size_t)i))
-                            == npt_float_bits(y));
+                assert_true(npt_float_bits(npt_load(out[0].data, c.out, (size_t)i)) ==
+                            npt_float_bits(y));
                 want.overflowed += isfinite(x) && !isfinite(y);
                 want.flushed += x != 0.0f && y == 0.0f;
             }
@@ -439,15 +473,21 @@ static void rotation_turns_and_turns_back(void **state)
         for (int variant = 0; variant < 12; variant++) {
             int64_t dim = dims[d], half = dim / 2;
             for (int64_t i = 0; i < POSITIONS * half; i++) {
-                double angle = (double)(i / half) * pow(10000.0, -(double)(i % half) / (double)half);
+                double angle =
+                    (double)(i / half) * pow(10000.0, -(double)(i % half) / (double)half);
                 cosine[i] = (float)cos(angle);
                 sine[i] = (float)sin(angle);
             }
             bool inverse = variant / 3 % 2;
-            rope_case c = {.args = {.tokens = TOKENS, .heads = HEADS, .head_dim = dim,
-                                    .positions = positions, .cos = cosine, .sin = sine,
+            rope_case c = {.args = {.tokens = TOKENS,
+                                    .heads = HEADS,
+                                    .head_dim = dim,
+                                    .positions = positions,
+                                    .cos = cosine,
+                                    .sin = sine,
                                     .inverse = inverse},
-                           .src = buffer_random(float_dtypes[variant % 3], TOKENS * HEADS * dim, 1.0),
+                           .src =
+                               buffer_random(float_dtypes[variant % 3], TOKENS * HEADS * dim, 1.0),
                            .in_place = variant >= 6};
             buffer out[MAX_OUT];
             run_everywhere("rope", rope_is_run, &c, out, false);

@@ -11,15 +11,15 @@
 #include "../npt_test.h"
 
 /* The published thresholds (precision.md §5), greatest first: a value above number i has code 15−i.
- * Two of them lie so near the middle of two floats that going through F64 rounds them elsewhere. */
+ */
 static const float thresholds[15] = {
-    0.8614784181118011f,   0.6427869200706482f,   0.5016634166240692f,   0.3893125355243683f,
-    0.2920137718319893f,   0.2035212516784668f,   0.1202552504837513f,   0.03979014977812767f,
-    -0.045525018125772476f, -0.13791173323988914f, -0.23460740596055984f, -0.33967943489551544f,
-    -0.4599952697753906f,  -0.6106329262256622f,  -0.8480964004493439f,
+    0.8614784181118011,    0.6427869200706482,   0.5016634166240692,   0.3893125355243683,
+    0.2920137718319893,    0.2035212516784668,   0.1202552504837513,   0.03979014977812767,
+    -0.045525018125772476, -0.13791173323988914, -0.23460740596055984, -0.33967943489551544,
+    -0.4599952697753906,   -0.6106329262256622,  -0.8480964004493439,
 };
 
-/* ---- Fixtures: ten u32, then the byte runs ------------------------------------------------------ */
+/* ---- Fixtures: ten u32, then the byte runs --------------------------------------------------- */
 
 typedef struct slice {
     uint32_t head[10];
@@ -103,7 +103,8 @@ static void published_map(void **state)
     assert_memory_equal(map, s.nested_map, sizeof map);
 }
 
-/* Levels of a decoded slice times their absmax quantize to the same bytes: each is its own level. */
+/* Levels of a decoded slice times their absmax quantize to the same bytes: each is its own level.
+ */
 static void decoded_slice_quantizes_back(void **state)
 {
     (void)state;
@@ -122,7 +123,101 @@ static void decoded_slice_quantizes_back(void **state)
     assert_memory_equal(absmax, s.absmax, sizeof absmax);
 }
 
-/* ---- The definition ---------------------------------------------------------------------------- */
+/* ---- Vectors made with bitsandbytes on a CPU (tests/golden/make_nf4.py) ---------------------- */
+
+static char *golden; /* the file: 8 bytes of header length, header, data */
+
+static bool load_golden(void)
+{
+    char *path = npt_test_path("tests/golden/nf4/vectors.safetensors");
+    FILE *file = fopen(path, "rb");
+    free(path);
+    if (file == NULL) return false;
+    golden = calloc(1, 1 << 20);
+    bool good = fread(golden, 1, 1 << 20, file) > 8;
+    fclose(file);
+    return good;
+}
+
+/* A tensor of the file by its name; its size in bytes in `bytes`. */
+static const void *tensor(const char *set, const char *name, size_t *bytes)
+{
+    char key[128];
+    uint64_t header, from, to;
+    memcpy(&header, golden, 8);
+    snprintf(key, sizeof key, "\"%s%s%s\":{", set, *set ? "." : "", name);
+    const char *entry = strstr(golden + 8, key);
+    if (entry == NULL) fail_msg("no tensor %s", key);
+    const char *span = strstr(entry, "\"data_offsets\":[");
+    from = strtoull(span + 16, (char **)&span, 10);
+    to = strtoull(span + 1, NULL, 10);
+    *bytes = (size_t)(to - from);
+    void *copy = malloc(*bytes + 1); /* aligned, and with bounds that a checker sees */
+    memcpy(copy, golden + 8 + header + from, *bytes);
+    return copy;
+}
+
+static void check_tensor(const char *set, const char *name, const void *got, size_t got_bytes)
+{
+    size_t bytes;
+    const void *want = tensor(set, name, &bytes);
+    assert_int_equal(bytes, got_bytes);
+    for (size_t i = 0; i < bytes; i++)
+        if (((const uint8_t *)want)[i] != ((const uint8_t *)got)[i])
+            fail_msg("%s.%s differs from byte %zu", set, name, i);
+    free((void *)(uintptr_t)want);
+}
+
+/* n values through every function, each stage compared byte by byte. */
+static void check_set(const char *set, npt_dtype dtype, bool values_are_there)
+{
+    static uint8_t packed[1 << 14], codes[512];
+    static float absmax[512], restored[512], values[1 << 15];
+    float nested[2], offset, map[256];
+    size_t bytes;
+    const void *input = tensor(set, "input", &bytes);
+    size_t n = bytes / npt_dtype_bytes(dtype), blocks = (n + 63) / 64;
+    npt_nf4_quantize(input, dtype, n, packed, absmax);
+    check_tensor(set, "packed", packed, (n + 1) / 2);
+    check_tensor(set, "absmax", absmax, blocks * sizeof(float));
+    npt_nf4_dequantize(packed, absmax, npt_nf4_levels, n, values, NPT_F32);
+    for (size_t i = 0; i < n; i++) values[i] += 0.0f; /* the sign of a zero is not compared */
+    if (values_are_there) check_tensor(set, "dequantized", values, n * sizeof(float));
+    npt_nf4_dynamic_map(map);
+    npt_nf4_nest(absmax, blocks, codes, nested, &offset);
+    check_tensor(set, "nested.absmax", codes, blocks);
+    /* The mean is F64 here; PyTorch's F32 sum has an order of its own. The rest follows exactly. */
+    const float *their_offset = tensor(set, "nested.offset", &bytes);
+    const float *their_nested = tensor(set, "nested.nested_absmax", &bytes);
+    assert_true(fabsf(offset - *their_offset) <= 2e-7f * offset);
+    for (size_t i = 0; i < (blocks + 255) / 256; i++)
+        assert_true(fabsf(nested[i] - their_nested[i]) <= 2e-7f * offset);
+    npt_nf4_unnest(codes, map, their_nested, NPT_NF4_NESTED_BLOCK, *their_offset, blocks, restored);
+    check_tensor(set, "nested.restored_absmax", restored, blocks * sizeof(float));
+    free((void *)(uintptr_t)their_offset);
+    free((void *)(uintptr_t)their_nested);
+    free((void *)(uintptr_t)input);
+}
+
+static void golden_vectors(void **state)
+{
+    (void)state;
+    float map[256];
+    if (!load_golden()) {
+        printf("# tests/golden/nf4 absent: not checked\n");
+        return;
+    }
+    npt_nf4_dynamic_map(map);
+    check_tensor("", "quant_map", npt_nf4_levels, sizeof npt_nf4_levels);
+    check_tensor("", "nested_quant_map", map, sizeof map);
+    check_set("plain", NPT_F32, true);
+    check_set("edge", NPT_F32, true);
+    check_set("odd", NPT_F32, true);
+    check_set("many", NPT_BF16, false);
+    free(golden);
+}
+
+/* ---- The definition -------------------------------------------------------------------------- */
 
 static unsigned code_of(float value)
 {
@@ -202,7 +297,7 @@ static void odd_lengths_and_halves(void **state)
     }
 }
 
-/* ---- Double quantization ----------------------------------------------------------------------- */
+/* ---- Double quantization --------------------------------------------------------------------- */
 
 static int by_value(const void *a, const void *b)
 {
@@ -263,15 +358,18 @@ static void equal_absmax_nests_to_itself(void **state)
 int main(void)
 {
     const npt_case cases[] = {
-        NPT_CASE("a slice quantized by bitsandbytes decodes to its BF16 values", single_slice_decodes),
+        NPT_CASE("a slice quantized by bitsandbytes decodes to its BF16 values",
+                 single_slice_decodes),
         NPT_CASE("a doubly quantized slice decodes to its BF16 values", nested_slice_decodes),
         NPT_CASE("the dynamic map has the bits of a published one", published_map),
         NPT_CASE("a decoded slice quantizes back to its bytes", decoded_slice_quantizes_back),
+        NPT_CASE("quantizing gives the bytes of bitsandbytes' own vectors", golden_vectors),
         NPT_CASE("a value on a threshold goes down", ties_go_down),
         NPT_CASE("every level is its own code", levels_are_their_own_code),
         NPT_CASE("a code is that of the nearest level", codes_are_nearest),
         NPT_CASE("blocks of zeros decode to zeros", zeros_stay_zeros),
-        NPT_CASE("lengths that fill neither byte nor block, from each dtype", odd_lengths_and_halves),
+        NPT_CASE("lengths that fill neither byte nor block, from each dtype",
+                 odd_lengths_and_halves),
         NPT_CASE("the dynamic map follows its formula", map_follows_its_formula),
         NPT_CASE("a nested absmax is the nearest entry", nested_absmax_is_nearest),
         NPT_CASE("equal absmax survive nesting", equal_absmax_nests_to_itself),

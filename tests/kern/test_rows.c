@@ -14,15 +14,21 @@ typedef struct row_case {
     npt_dtype out;
 } row_case;
 
-static const int64_t shapes[][2] = {{1, 1}, {3, 7}, {40, 16}, {5, 100}, {2, 513}, {33, 600}, {1, 20000}};
+static const int64_t shapes[][2] = {{1, 1},   {3, 7},    {40, 16},  {5, 100},
+                                    {2, 513}, {33, 600}, {1, 20000}};
 
 static row_case make_rows(const int64_t shape[2], npt_dtype dtype)
 {
     int64_t n = shape[0] * shape[1];
-    return (row_case){.rows = shape[0], .width = shape[1], .eps = 1e-5f, .factor = 0.37f,
-                      .x = buffer_random(dtype, n, 1.5), .y = buffer_random(dtype, n, 1.0),
+    return (row_case){.rows = shape[0],
+                      .width = shape[1],
+                      .eps = 1e-5f,
+                      .factor = 0.37f,
+                      .x = buffer_random(dtype, n, 1.5),
+                      .y = buffer_random(dtype, n, 1.0),
                       .weight = buffer_random(dtype, shape[1], 1.0),
-                      .base = buffer_random(dtype, n, 0.5), .out = dtype};
+                      .base = buffer_random(dtype, n, 0.5),
+                      .out = dtype};
 }
 
 static void free_rows(row_case *c)
@@ -33,14 +39,15 @@ static void free_rows(row_case *c)
     buffer_free(&c->base);
 }
 
-/* ---- RMSNorm ----------------------------------------------------------------------------------- */
+/* ---- RMSNorm --------------------------------------------------------------------------------- */
 
 static int norm_is_run(const npt_kernels *k, const npt_run *run, void *context, buffer *out)
 {
     row_case *c = context;
     out[0] = c->in_place ? buffer_copy(&c->x) : buffer_new(c->out, c->x.n);
-    npt_norm_args args = {c->rows, c->width, c->eps, in_of(c->in_place ? &out[0] : &c->x),
-                          in_of(&c->weight), out_of(&out[0])};
+    npt_norm_args args = {
+        c->rows,           c->width,       c->eps, in_of(c->in_place ? &out[0] : &c->x),
+        in_of(&c->weight), out_of(&out[0])};
     k->norm(run, &args);
     return 1;
 }
@@ -93,12 +100,18 @@ static void norm_rounds_before_the_weight(void **state)
     }
 }
 
-static int norm_backward_is_run(const npt_kernels *k, const npt_run *run, void *context, buffer *out)
+static int norm_backward_is_run(const npt_kernels *k, const npt_run *run, void *context,
+                                buffer *out)
 {
     row_case *c = context;
     out[0] = c->in_place ? buffer_copy(&c->base) : buffer_new(c->out, c->x.n);
-    npt_norm_backward_args args = {c->rows, c->width, c->eps, in_of(&c->x), in_of(&c->weight),
-                                   in_of(&c->y), in_of(c->in_place ? &out[0] : &c->base),
+    npt_norm_backward_args args = {c->rows,
+                                   c->width,
+                                   c->eps,
+                                   in_of(&c->x),
+                                   in_of(&c->weight),
+                                   in_of(&c->y),
+                                   in_of(c->in_place ? &out[0] : &c->base),
                                    out_of(&out[0])};
     k->norm_backward(run, &args);
     return 1;
@@ -126,7 +139,7 @@ static void norm_backward_equals_differences(void **state)
             if (d == 4) buffer_free(&c.base); /* absent: 0 */
             buffer out[MAX_OUT];
             run_everywhere("norm_backward", norm_backward_is_run, &c, out, false);
-            for (int64_t i = 0; i < c.x.n; i += c.width > 50 ? 1 + c.width / 7 : 1) {
+            for (int64_t i = 0; i<c.x.n; i += c.width> 50 ? 1 + c.width / 7 : 1) {
                 int64_t row = i / c.width, j = i % c.width;
                 double h = 1e-5;
                 double slope = (norm_loss(&c, row, j, h) - norm_loss(&c, row, j, -h)) / (2.0 * h);
@@ -139,15 +152,15 @@ static void norm_backward_equals_differences(void **state)
         }
 }
 
-/* ---- Distance ---------------------------------------------------------------------------------- */
+/* ---- Distance -------------------------------------------------------------------------------- */
 
 static int distance_is_run(const npt_kernels *k, const npt_run *run, void *context, buffer *out)
 {
     row_case *c = context;
     out[0] = buffer_bytes((size_t)c->rows * sizeof(double));
     out[1] = buffer_bytes(sizeof(double));
-    npt_distance_args args = {c->rows, c->width, c->normalized, in_of(&c->x), in_of(&c->y),
-                              out[0].data};
+    npt_distance_args args = {c->rows,      c->width,     c->normalized,
+                              in_of(&c->x), in_of(&c->y), out[0].data};
     double total = k->distance(run, &args);
     memcpy(out[1].data, &total, sizeof total);
     return 2;
@@ -206,8 +219,13 @@ static int distance_backward_is_run(const npt_kernels *k, const npt_run *run, vo
 {
     row_case *c = context;
     out[0] = c->in_place ? buffer_copy(&c->base) : buffer_new(c->out, c->x.n);
-    npt_distance_backward_args args = {c->rows, c->width, c->normalized, c->factor, in_of(&c->x),
-                                       in_of(&c->y), in_of(c->in_place ? &out[0] : &c->base),
+    npt_distance_backward_args args = {c->rows,
+                                       c->width,
+                                       c->normalized,
+                                       c->factor,
+                                       in_of(&c->x),
+                                       in_of(&c->y),
+                                       in_of(c->in_place ? &out[0] : &c->base),
                                        out_of(&out[0])};
     k->distance_backward(run, &args);
     return 1;
@@ -224,10 +242,11 @@ static void distance_backward_equals_differences(void **state)
             if (d == 7) buffer_free(&c.base);
             buffer out[MAX_OUT];
             run_everywhere("distance_backward", distance_backward_is_run, &c, out, false);
-            for (int64_t i = 0; i < c.x.n; i += c.width > 50 ? 1 + c.width / 7 : 1) {
+            for (int64_t i = 0; i<c.x.n; i += c.width> 50 ? 1 + c.width / 7 : 1) {
                 int64_t row = i / c.width, j = i % c.width;
                 double h = 1e-5, base = d == 7 ? 0.0 : at(&c.base, i);
-                double slope = (row_distance(&c, row, j, h) - row_distance(&c, row, j, -h)) / (2 * h);
+                double slope =
+                    (row_distance(&c, row, j, h) - row_distance(&c, row, j, -h)) / (2 * h);
                 slope *= (double)c.factor;
                 check_value("distance_backward", &out[0], i, base + slope,
                             fabs(base) + fabs(slope) + (c.width == 1 ? 1.0 : 0.02), 1.0);
@@ -241,8 +260,8 @@ static void distance_backward_below_the_floor_is_linear(void **state)
 {
     (void)state;
     float s[4] = {3e-7f, 0, 0, 0}, t[4] = {0.6f, 0.8f, 0, 0}, dst[4];
-    npt_distance_backward_args args = {1, 4, true, 1.0f, {s, NPT_F32}, {t, NPT_F32}, {NULL, NPT_F32},
-                                       {dst, NPT_F32}};
+    npt_distance_backward_args args = {
+        1, 4, true, 1.0f, {s, NPT_F32}, {t, NPT_F32}, {NULL, NPT_F32}, {dst, NPT_F32}};
     for (int level = 0; level < the_lab.levels; level++) {
         the_lab.kernels[level].distance_backward(&the_lab.run[0], &args);
         assert_true(fabs((double)dst[0] - 2e6 * (0.3 - 0.6)) < 1.0);
@@ -251,7 +270,7 @@ static void distance_backward_below_the_floor_is_linear(void **state)
     }
 }
 
-/* ---- Totals ------------------------------------------------------------------------------------ */
+/* ---- Totals ---------------------------------------------------------------------------------- */
 
 static int totals_are_run(const npt_kernels *k, const npt_run *run, void *context, buffer *out)
 {
@@ -295,7 +314,7 @@ static void totals_equal_their_twins(void **state)
     assert_true(k->sum_squares(&the_lab.run[0], 0, (npt_in){NULL, NPT_F32}) == 0.0);
 }
 
-/* ---- Optimizer --------------------------------------------------------------------------------- */
+/* ---- Optimizer ------------------------------------------------------------------------------- */
 
 typedef struct adam_case {
     npt_adam_args args;
@@ -344,12 +363,19 @@ static void adam_equals_its_twin(void **state)
     for (size_t l = 0; l < NPT_COUNT(lengths); l++)
         for (int variant = 0; variant < 4; variant++) {
             int64_t n = lengths[l];
-            adam_case c = {
-                .args = {.n = n, .step = variant < 2 ? 1 : 1000, .decoupled = variant % 2 == 0,
-                         .learning_rate = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8,
-                         .weight_decay = 0.01, .grad_factor = 1.0 / 1024},
-                .weight = buffer_random(NPT_F32, n, 0.1), .m = buffer_random(NPT_F32, n, 0.01),
-                .v = buffer_random(NPT_F32, n, 0.01), .grad = buffer_random(NPT_F32, n, 10.0)};
+            adam_case c = {.args = {.n = n,
+                                    .step = variant < 2 ? 1 : 1000,
+                                    .decoupled = variant % 2 == 0,
+                                    .learning_rate = 1e-3,
+                                    .beta1 = 0.9,
+                                    .beta2 = 0.999,
+                                    .epsilon = 1e-8,
+                                    .weight_decay = 0.01,
+                                    .grad_factor = 1.0 / 1024},
+                           .weight = buffer_random(NPT_F32, n, 0.1),
+                           .m = buffer_random(NPT_F32, n, 0.01),
+                           .v = buffer_random(NPT_F32, n, 0.01),
+                           .grad = buffer_random(NPT_F32, n, 10.0)};
             float *v = c.v.data;
             for (int64_t i = 0; i < n; i++) v[i] *= v[i];
             buffer out[MAX_OUT];
@@ -368,14 +394,23 @@ static void adam_first_step_is_the_rate(void **state)
 {
     (void)state;
     float w[3] = {1, 1, 1}, m[3] = {0}, v[3] = {0}, g[3] = {5, -1e-3f, 0};
-    npt_adam_args args = {.n = 3, .step = 1, .decoupled = true, .learning_rate = 0.125, .beta1 = 0.9,
-                          .beta2 = 0.999, .epsilon = 1e-8, .grad_factor = 1.0, .weight = w,
-                          .moment1 = m, .moment2 = v, .grad = g};
+    npt_adam_args args = {.n = 3,
+                          .step = 1,
+                          .decoupled = true,
+                          .learning_rate = 0.125,
+                          .beta1 = 0.9,
+                          .beta2 = 0.999,
+                          .epsilon = 1e-8,
+                          .grad_factor = 1.0,
+                          .weight = w,
+                          .moment1 = m,
+                          .moment2 = v,
+                          .grad = g};
     the_lab.kernels[the_lab.levels - 1].adam(&the_lab.run[0], &args);
     assert_true(fabsf(w[0] - 0.875f) < 1e-6f && fabsf(w[1] - 1.125f) < 1e-5f && w[2] == 1.0f);
 }
 
-/* ---- Comparison of logits ---------------------------------------------------------------------- */
+/* ---- Comparison of logits -------------------------------------------------------------------- */
 
 typedef struct compare_case {
     int64_t rows, width;
@@ -388,8 +423,8 @@ static int compare_is_run(const npt_kernels *k, const npt_run *run, void *contex
     compare_case *c = context;
     for (int i = 0; i < 3; i++) out[i] = buffer_bytes((size_t)c->rows * sizeof(double));
     out[3] = buffer_bytes((size_t)c->rows);
-    npt_compare_args args = {c->rows, c->width, c->teacher.data, c->student.data, c->targets,
-                             out[0].data, out[1].data, out[2].data, out[3].data};
+    npt_compare_args args = {c->rows,     c->width,    c->teacher.data, c->student.data, c->targets,
+                             out[0].data, out[1].data, out[2].data,     out[3].data};
     k->compare(run, &args);
     return 4;
 }
@@ -430,7 +465,8 @@ static void comparison_equals_its_twin(void **state)
     static const int64_t widths[] = {1, 5, 16, 511, 2000};
     for (size_t w = 0; w < NPT_COUNT(widths); w++) {
         int64_t width = widths[w];
-        compare_case c = {.rows = 8, .width = width,
+        compare_case c = {.rows = 8,
+                          .width = width,
                           .teacher = buffer_random(NPT_F32, 8 * width, 5.0),
                           .student = buffer_random(NPT_F32, 8 * width, 5.0)};
         for (int i = 0; i < 8; i++) c.targets[i] = i == 3 ? -1 : (int32_t)(i * 7 % width);

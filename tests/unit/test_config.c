@@ -14,10 +14,10 @@
 #define SIZES                                                                                      \
     "\"hidden_size\":64,\"intermediate_size\":176,\"num_hidden_layers\":3,"                        \
     "\"num_attention_heads\":8,\"vocab_size\":100"
-#define LLAMA "{\"model_type\":\"llama\"," SIZES
+#define LLAMA   "{\"model_type\":\"llama\"," SIZES
 #define MISTRAL "{\"model_type\":\"mistral\"," SIZES
-#define QWEN2 "{\"model_type\":\"qwen2\",\"num_key_value_heads\":2," SIZES
-#define QWEN3 "{\"model_type\":\"qwen3\",\"num_key_value_heads\":2," SIZES
+#define QWEN2   "{\"model_type\":\"qwen2\",\"num_key_value_heads\":2," SIZES
+#define QWEN3   "{\"model_type\":\"qwen3\",\"num_key_value_heads\":2," SIZES
 
 static npt_status load(const char *text, npt_config *config)
 {
@@ -80,10 +80,10 @@ static void an_absent_number_of_kv_heads_is_the_familys(void **state)
         const char *family, *key;
         int64_t wanted;
     } rows[] = {
-        {"llama", "", 64},    {"llama", "\"num_key_value_heads\":null,", 64},
-        {"mistral", "", 8},   {"mistral", "\"num_key_value_heads\":null,", 64},
-        {"qwen2", "", 32},    {"qwen2", "\"num_key_value_heads\":null,", 64},
-        {"qwen3", "", 32},    {"qwen3", "\"num_key_value_heads\":16,", 16},
+        {"llama", "", 64},  {"llama", "\"num_key_value_heads\":null,", 64},
+        {"mistral", "", 8}, {"mistral", "\"num_key_value_heads\":null,", 64},
+        {"qwen2", "", 32},  {"qwen2", "\"num_key_value_heads\":null,", 64},
+        {"qwen3", "", 32},  {"qwen3", "\"num_key_value_heads\":16,", 16},
     };
     (void)state;
     for (size_t i = 0; i < NPT_COUNT(rows); i++) {
@@ -177,9 +177,11 @@ static void windows_follow_the_family(void **state)
         {QWEN2 ",\"sliding_window\":16}", 0, 28},
         {QWEN2 ",\"sliding_window\":16,\"use_sliding_window\":true}", 16, 28},
         {QWEN3 ",\"use_sliding_window\":true,\"max_window_layers\":1}", 4096, 1},
-        {QWEN3 ",\"use_sliding_window\":true,\"max_window_layers\":1,\"sliding_window\":null}", 0, 1},
+        {QWEN3 ",\"use_sliding_window\":true,\"max_window_layers\":1,\"sliding_window\":null}", 0,
+         1},
         /* with layer_types that agree */
-        {LLAMA ",\"layer_types\":[\"full_attention\",\"full_attention\",\"full_attention\"]}", 0, 0},
+        {LLAMA ",\"layer_types\":[\"full_attention\",\"full_attention\",\"full_attention\"]}", 0,
+         0},
         {MISTRAL ",\"layer_types\":null}", 4096, 0},
         {QWEN3 ",\"use_sliding_window\":true,\"max_window_layers\":1,\"sliding_window\":9,"
                "\"layer_types\":[\"full_attention\",\"sliding_attention\",\"sliding_attention\"]}",
@@ -233,7 +235,8 @@ static void refusals_name_the_key(void **state)
         {LLAMA ",\"rope_scaling\":{\"type\":\"linear\"}}", NPT_E_FORMAT, "factor"},
         {LLAMA ",\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2}}", NPT_E_UNSUPPORTED,
          "dynamic"},
-        {LLAMA ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":2}}", NPT_E_UNSUPPORTED, "yarn"},
+        {LLAMA ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":2}}", NPT_E_UNSUPPORTED,
+         "yarn"},
         {LLAMA ",\"rope_parameters\":{\"rope_type\":\"longrope\",\"factor\":2}}", NPT_E_UNSUPPORTED,
          "longrope"},
         {LLAMA ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,"
@@ -255,10 +258,12 @@ static void refusals_name_the_key(void **state)
          "layer 1"},
         {LLAMA ",\"layer_types\":[\"full_attention\",\"full_attention\",\"sliding_attention\"]}",
          NPT_E_UNSUPPORTED, "layer 2"},
-        {MISTRAL ",\"layer_types\":[\"sliding_attention\",\"full_attention\",\"sliding_attention\"]}",
+        {MISTRAL
+         ",\"layer_types\":[\"sliding_attention\",\"full_attention\",\"sliding_attention\"]}",
          NPT_E_UNSUPPORTED, "layer 1"},
         {LLAMA ",\"quantization_config\":{\"quant_method\":\"gptq\"}}", NPT_E_UNSUPPORTED, "gptq"},
-        {LLAMA ",\"quantization_config\":{\"load_in_8bit\":true}}", NPT_E_UNSUPPORTED, "bitsandbytes"},
+        {LLAMA ",\"quantization_config\":{\"load_in_8bit\":true}}", NPT_E_UNSUPPORTED,
+         "bitsandbytes"},
         {LLAMA ",\"quantization_config\":{\"load_in_4bit\":true,\"bnb_4bit_quant_type\":\"fp4\"}}",
          NPT_E_UNSUPPORTED, "fp4"},
         {LLAMA ",\"quantization_config\":4}", NPT_E_FORMAT, "quantization_config"},

@@ -162,8 +162,10 @@ static double by_definition(const npt_random_weights *w, uint64_t index)
 
 static void values_are_what_the_definition_says(void **state)
 {
-    const npt_random_weights w = {.seed = 0x123456789abcdefu, .stream = NPT_RNG_MAKE_MODEL + 5,
-                                  .dtype = NPT_F32, .deviation = 0.02};
+    const npt_random_weights w = {.seed = 0x123456789abcdefu,
+                                  .stream = NPT_RNG_MAKE_MODEL + 5,
+                                  .dtype = NPT_F32,
+                                  .deviation = 0.02};
     static const uint64_t starts[] = {0, 1, 1023, 0x1ffffffffu};
     (void)state;
     for (size_t s = 0; s < NPT_COUNT(starts); s++) {
@@ -229,8 +231,8 @@ static void a_tensor_larger_than_a_piece_is_written_whole(void **state)
     make(&o);
     assert_int_equal(npt_model_open(&model, path), NPT_OK);
     const npt_st_tensor *embed = npt_st_find(model->st, "model.embed_tokens.weight");
-    const npt_random_weights w = {.seed = o.seed, .stream = NPT_RNG_MAKE_MODEL, .dtype = NPT_F32,
-                                  .deviation = 0.02};
+    const npt_random_weights w = {
+        .seed = o.seed, .stream = NPT_RNG_MAKE_MODEL, .dtype = NPT_F32, .deviation = 0.02};
     assert_non_null(embed);
     for (uint64_t i = 0; i < 12001 * 48; i += 997) {
         float value;
@@ -244,8 +246,8 @@ static void a_tensor_larger_than_a_piece_is_written_whole(void **state)
 
 static bool same_weights(const char *a, const char *b)
 {
-    char *data[2], *paths[2] = {npt_path_join(a, "model.safetensors"),
-                                npt_path_join(b, "model.safetensors")};
+    char *data[2],
+        *paths[2] = {npt_path_join(a, "model.safetensors"), npt_path_join(b, "model.safetensors")};
     size_t bytes[2];
     for (int i = 0; i < 2; i++) {
         assert_int_equal(npt_read_file(paths[i], 1 << 30, &data[i], &bytes[i]), NPT_OK);
@@ -291,7 +293,8 @@ static void its_tokenizer_takes_any_text(void **state)
     assert_int_equal(ids.count, 1 + strlen(text));
     assert_int_equal(ids.data[0], 256);
     for (size_t i = 1; i < ids.count; i++) assert_int_equal(ids.data[i], (uint8_t)text[i - 1]);
-    assert_int_equal(npt_tokenizer_decode(tokenizer, ids.data, ids.count, true, &back, NULL), NPT_OK);
+    assert_int_equal(npt_tokenizer_decode(tokenizer, ids.data, ids.count, true, &back, NULL),
+                     NPT_OK);
     assert_string_equal(back, text);
     npt_free(back);
     npt_ids_fini(&ids);
@@ -363,7 +366,8 @@ static void what_makes_no_sense_is_refused(void **state)
 static void what_is_there_is_never_overwritten(void **state)
 {
     (void)state;
-    char *top = temp_dir(), *full = npt_path_join(top, "full"), *empty = npt_path_join(top, "empty/");
+    char *top = temp_dir(), *full = npt_path_join(top, "full"),
+         *empty = npt_path_join(top, "empty/");
     assert_int_equal(npt_make_directories(full), NPT_OK);
     assert_int_equal(npt_make_directories(empty), NPT_OK);
     char *kept = temp_file(full, "kept", "x", 1);

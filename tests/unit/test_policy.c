@@ -35,23 +35,87 @@ typedef struct row {
 } row;
 
 static const row table[] = {
-    {{.use_quantization = true}, NPT_R1, NPT_NF4, NPT_F32, NPT_F32, NPT_F32, NPT_F32,
-     NPT_DTYPE_NONE, false, true},
-    {{.base_is_quantized = true}, NPT_R1, NPT_NF4, NPT_F32, NPT_F32, NPT_F32, NPT_F32,
-     NPT_DTYPE_NONE, false, false},
-    {{.use_quantization = true, .base_is_quantized = true}, NPT_R1, NPT_NF4, NPT_F32, NPT_F32,
-     NPT_F32, NPT_F32, NPT_DTYPE_NONE, false, false},
-    {{.use_fp16 = true}, NPT_R2, NPT_F16, NPT_F16, NPT_F16, NPT_F16, NPT_F16, NPT_F32, true, false},
-    {{.use_fp16 = true, .mixed_precision = NPT_F16}, NPT_R2, NPT_F16, NPT_F16, NPT_F16, NPT_F16,
-     NPT_F16, NPT_F32, true, false},
-    {{.use_bf16 = true}, NPT_R3, NPT_BF16, NPT_BF16, NPT_BF16, NPT_BF16, NPT_BF16, NPT_F32, false,
+    {{.use_quantization = true},
+     NPT_R1,
+     NPT_NF4,
+     NPT_F32,
+     NPT_F32,
+     NPT_F32,
+     NPT_F32,
+     NPT_DTYPE_NONE,
+     false,
+     true},
+    {{.base_is_quantized = true},
+     NPT_R1,
+     NPT_NF4,
+     NPT_F32,
+     NPT_F32,
+     NPT_F32,
+     NPT_F32,
+     NPT_DTYPE_NONE,
+     false,
      false},
-    {{.use_bf16 = true, .mixed_precision = NPT_BF16}, NPT_R3, NPT_BF16, NPT_BF16, NPT_BF16,
-     NPT_BF16, NPT_BF16, NPT_F32, false, false},
-    {{.mixed_precision = NPT_F16}, NPT_R4, NPT_F32, NPT_F32, NPT_F32, NPT_F16, NPT_F32,
-     NPT_DTYPE_NONE, true, false},
-    {{.mixed_precision = NPT_BF16}, NPT_R4, NPT_F32, NPT_F32, NPT_F32, NPT_BF16, NPT_F32,
-     NPT_DTYPE_NONE, false, false},
+    {{.use_quantization = true, .base_is_quantized = true},
+     NPT_R1,
+     NPT_NF4,
+     NPT_F32,
+     NPT_F32,
+     NPT_F32,
+     NPT_F32,
+     NPT_DTYPE_NONE,
+     false,
+     false},
+    {{.use_fp16 = true}, NPT_R2, NPT_F16, NPT_F16, NPT_F16, NPT_F16, NPT_F16, NPT_F32, true, false},
+    {{.use_fp16 = true, .mixed_precision = NPT_F16},
+     NPT_R2,
+     NPT_F16,
+     NPT_F16,
+     NPT_F16,
+     NPT_F16,
+     NPT_F16,
+     NPT_F32,
+     true,
+     false},
+    {{.use_bf16 = true},
+     NPT_R3,
+     NPT_BF16,
+     NPT_BF16,
+     NPT_BF16,
+     NPT_BF16,
+     NPT_BF16,
+     NPT_F32,
+     false,
+     false},
+    {{.use_bf16 = true, .mixed_precision = NPT_BF16},
+     NPT_R3,
+     NPT_BF16,
+     NPT_BF16,
+     NPT_BF16,
+     NPT_BF16,
+     NPT_BF16,
+     NPT_F32,
+     false,
+     false},
+    {{.mixed_precision = NPT_F16},
+     NPT_R4,
+     NPT_F32,
+     NPT_F32,
+     NPT_F32,
+     NPT_F16,
+     NPT_F32,
+     NPT_DTYPE_NONE,
+     true,
+     false},
+    {{.mixed_precision = NPT_BF16},
+     NPT_R4,
+     NPT_F32,
+     NPT_F32,
+     NPT_F32,
+     NPT_BF16,
+     NPT_F32,
+     NPT_DTYPE_NONE,
+     false,
+     false},
     {{0}, NPT_R5, NPT_F32, NPT_F32, NPT_F32, NPT_F32, NPT_F32, NPT_DTYPE_NONE, false, false},
 };
 
@@ -84,7 +148,8 @@ static void every_row_is_as_specified(void **state)
 static void quantization_switches_mixed_precision_off(void **state)
 {
     (void)state;
-    npt_policy p = decide((npt_policy_request){.use_quantization = true, .mixed_precision = NPT_F16});
+    npt_policy p =
+        decide((npt_policy_request){.use_quantization = true, .mixed_precision = NPT_F16});
     assert_true(p.mixed_switched_off);
     assert_int_equal(p.dtype[NPT_ROLE_COMPUTE], NPT_F32);
     assert_false(p.dynamic_loss_scale);
@@ -122,7 +187,8 @@ static void adapter_dtype_changes_the_adapter_alone(void **state)
 static void an_adapter_on_a_quantized_base_is_f32(void **state)
 {
     (void)state;
-    npt_policy p = decide((npt_policy_request){.base_is_quantized = true, .adapter_dtype = NPT_F32});
+    npt_policy p =
+        decide((npt_policy_request){.base_is_quantized = true, .adapter_dtype = NPT_F32});
     assert_int_equal(p.dtype[NPT_ROLE_ADAPTER], NPT_F32);
     assert_int_equal(p.dtype[NPT_ROLE_MASTER], NPT_DTYPE_NONE);
     expect_refused((npt_policy_request){.use_quantization = true, .adapter_dtype = NPT_F16},
@@ -176,8 +242,8 @@ static void conflicts_say_what_to_drop(void **state)
                    "--use_bf16");
     expect_refused((npt_policy_request){.use_fp16 = true, .mixed_precision = NPT_BF16},
                    "--use_fp16", "--mixed_precision bf16");
-    expect_refused((npt_policy_request){.use_bf16 = true, .mixed_precision = NPT_F16},
-                   "--use_bf16", "--mixed_precision fp16");
+    expect_refused((npt_policy_request){.use_bf16 = true, .mixed_precision = NPT_F16}, "--use_bf16",
+                   "--mixed_precision fp16");
 }
 
 /* All 2·2·2·2·3·4 requests: refused with a sentence, or a policy in which nothing is an integer
@@ -189,8 +255,10 @@ static void every_request_has_an_answer(void **state)
     int refused = 0;
     (void)state;
     for (int bits = 0; bits < 16 * 3 * 4; bits++) {
-        npt_policy_request request = {.use_fp16 = bits & 1, .use_bf16 = bits & 2,
-                                      .use_quantization = bits & 4, .base_is_quantized = bits & 8,
+        npt_policy_request request = {.use_fp16 = bits & 1,
+                                      .use_bf16 = bits & 2,
+                                      .use_quantization = bits & 4,
+                                      .base_is_quantized = bits & 8,
                                       .mixed_precision = mixed[bits / 16 % 3],
                                       .adapter_dtype = adapters[bits / 48]};
         npt_policy p;
@@ -229,12 +297,12 @@ static void an_existing_base_is_inferred_from_what_is_known_first(void **state)
         npt_dtype tensor, config;
         npt_rule rule;
     } rows[] = {
-        {true, NPT_F16, NPT_BF16, NPT_R1},       {true, NPT_U8, NPT_F32, NPT_R1},
-        {false, NPT_F16, NPT_BF16, NPT_R2},      {false, NPT_BF16, NPT_F32, NPT_R3},
-        {false, NPT_F32, NPT_F16, NPT_R5},       {false, NPT_DTYPE_NONE, NPT_F16, NPT_R2},
+        {true, NPT_F16, NPT_BF16, NPT_R1},         {true, NPT_U8, NPT_F32, NPT_R1},
+        {false, NPT_F16, NPT_BF16, NPT_R2},        {false, NPT_BF16, NPT_F32, NPT_R3},
+        {false, NPT_F32, NPT_F16, NPT_R5},         {false, NPT_DTYPE_NONE, NPT_F16, NPT_R2},
         {false, NPT_DTYPE_NONE, NPT_BF16, NPT_R3}, {false, NPT_U8, NPT_BF16, NPT_R3},
-        {false, NPT_I8, NPT_I8, NPT_R5},         {false, NPT_DTYPE_NONE, NPT_DTYPE_NONE, NPT_R5},
-        {false, NPT_F8_E4M3, NPT_F32, NPT_R5},   {false, NPT_F64, NPT_F16, NPT_R2},
+        {false, NPT_I8, NPT_I8, NPT_R5},           {false, NPT_DTYPE_NONE, NPT_DTYPE_NONE, NPT_R5},
+        {false, NPT_F8_E4M3, NPT_F32, NPT_R5},     {false, NPT_F64, NPT_F16, NPT_R2},
     };
     (void)state;
     for (size_t i = 0; i < NPT_COUNT(rows); i++) {
@@ -252,12 +320,15 @@ static void a_policy_is_one_line(void **state)
         npt_policy_request request;
         const char *line;
     } rows[] = {
-        {{.use_fp16 = true}, "base F16, act F16, adapter F16 + F32 master, loss F32, "
-                             "loss scale dynamic (R2: --use_fp16)"},
-        {{.mixed_precision = NPT_BF16}, "base F32, act F32, products BF16, adapter F32, loss F32, "
-                                        "loss scale off (R4: --mixed_precision)"},
-        {{.use_quantization = true}, "base NF4, act F32, adapter F32, loss F32, loss scale off "
-                                     "(R1: quantized base)"},
+        {{.use_fp16 = true},
+         "base F16, act F16, adapter F16 + F32 master, loss F32, "
+         "loss scale dynamic (R2: --use_fp16)"},
+        {{.mixed_precision = NPT_BF16},
+         "base F32, act F32, products BF16, adapter F32, loss F32, "
+         "loss scale off (R4: --mixed_precision)"},
+        {{.use_quantization = true},
+         "base NF4, act F32, adapter F32, loss F32, loss scale off "
+         "(R1: quantized base)"},
         {{.use_bf16 = true, .adapter_dtype = NPT_F32},
          "base BF16, act BF16, adapter F32, loss F32, loss scale off "
          "(R3: --use_bf16, R6: --adapter_dtype)"},
@@ -279,7 +350,7 @@ static void every_rule_and_role_has_a_name(void **state)
 {
     (void)state;
     for (int rule = NPT_R1; rule <= NPT_R7; rule++) {
-        char start[8];
+        char start[16];
         snprintf(start, sizeof start, "R%d: ", rule);
         assert_int_equal(strncmp(npt_rule_text((npt_rule)rule), start, strlen(start)), 0);
     }

@@ -11,10 +11,15 @@
 enum { HIDDEN = 48, INTER = 80, Q = 32, KV = 16, RANK = 4, LAYERS = 2 };
 
 /* Layer 0 is the teacher's kind, layer 1 an NPT block. */
-static void blocks_of(bool additive, bool multiplicative, bool qk_norm, npt_site_block blocks[LAYERS])
+static void blocks_of(bool additive, bool multiplicative, bool qk_norm,
+                      npt_site_block blocks[LAYERS])
 {
-    blocks[0] = (npt_site_block){.qk_norm = qk_norm, .hidden = HIDDEN, .inter = INTER,
-                                 .q_width = Q, .kv_width = KV, .rank = RANK};
+    blocks[0] = (npt_site_block){.qk_norm = qk_norm,
+                                 .hidden = HIDDEN,
+                                 .inter = INTER,
+                                 .q_width = Q,
+                                 .kv_width = KV,
+                                 .rank = RANK};
     blocks[1] = blocks[0];
     blocks[1].npt = true;
     blocks[1].additive = additive;
@@ -53,7 +58,11 @@ static const struct {
     {{0}, NPT_F32, NPT_F32, NPT_F32, NPT_F32, NPT_F32},
     {{.use_fp16 = true, .adapter_dtype = NPT_F32}, NPT_F16, NPT_F32, NPT_F16, NPT_F16, NPT_F16},
     {{.adapter_dtype = NPT_BF16}, NPT_F32, NPT_BF16, NPT_F32, NPT_F32, NPT_F32},
-    {{.mixed_precision = NPT_F16, .adapter_dtype = NPT_BF16}, NPT_F32, NPT_BF16, NPT_F32, NPT_F16,
+    {{.mixed_precision = NPT_F16, .adapter_dtype = NPT_BF16},
+     NPT_F32,
+     NPT_BF16,
+     NPT_F32,
+     NPT_F16,
      NPT_F32},
 };
 
@@ -127,9 +136,9 @@ static void expect_plan(const npt_sites *sites, npt_site_id id, int layer, npt_d
     npt_site_plan got = npt_sites_planned(sites, id, layer, direction);
     if (got.from != wanted.from || got.to != wanted.to || got.per_token != wanted.per_token)
         fail_msg("%s: %s to %s × %d, not %s to %s × %d",
-                 npt_site_label(id, layer, direction, label, sizeof label), npt_dtype_name(got.from),
-                 npt_dtype_name(got.to), (int)got.per_token, npt_dtype_name(wanted.from),
-                 npt_dtype_name(wanted.to), (int)wanted.per_token);
+                 npt_site_label(id, layer, direction, label, sizeof label),
+                 npt_dtype_name(got.from), npt_dtype_name(got.to), (int)got.per_token,
+                 npt_dtype_name(wanted.from), npt_dtype_name(wanted.to), (int)wanted.per_token);
 }
 
 static void expect_row(const npt_sites *sites, const site_row *row, size_t policy, bool qk_norm)
@@ -137,14 +146,15 @@ static void expect_row(const npt_sites *sites, const site_row *row, size_t polic
     for (int layer = -1; layer < LAYERS; layer++) {
         npt_site_plan forward = {0}, backward = {0};
         if (is_at(row->places, layer, qk_norm))
-            forward = (npt_site_plan){letter(row->from, policy), letter(row->to, policy),
-                                      row->per_token};
+            forward =
+                (npt_site_plan){letter(row->from, policy), letter(row->to, policy), row->per_token};
         if (is_at(row->backward_places, layer, qk_norm))
-            backward = (npt_site_plan){NPT_F32, letter(row->backward_to, policy),
-                                       row->backward_per_token};
+            backward =
+                (npt_site_plan){NPT_F32, letter(row->backward_to, policy), row->backward_per_token};
         expect_plan(sites, row->id, layer, NPT_FORWARD, forward);
         expect_plan(sites, row->id, layer, NPT_BACKWARD, backward);
-        expect_plan(sites, row->id, layer, NPT_RECOMPUTE, row->again ? forward : (npt_site_plan){0});
+        expect_plan(sites, row->id, layer, NPT_RECOMPUTE,
+                    row->again ? forward : (npt_site_plan){0});
     }
 }
 
@@ -155,14 +165,13 @@ static void every_site_is_planned_as_specified(void **state)
         for (int qk_norm = 0; qk_norm < 2; qk_norm++) {
             npt_policy policy = decide(policies[i].request);
             npt_sites *sites = plan(&policy, true, true, qk_norm);
-            for (size_t r = 0; r < NPT_COUNT(table); r++)
-                expect_row(sites, &table[r], i, qk_norm);
+            for (size_t r = 0; r < NPT_COUNT(table); r++) expect_row(sites, &table[r], i, qk_norm);
             npt_sites_destroy(sites);
         }
 }
 
-/* Forward n, attn, m, act, and of an NPT block a and z; backward dh, dattn_out or da, dgate, dup,
- * dq, dk, dv, and of an NPT block dz, z, a and a gradient a term. */
+/* Forward n, attn, m, act; backward dh, da, dgate, dup, dq, dk, dv. Of an adapter, in its own
+ * dtype: forward a, z; backward dz, z, a and a gradient a term. */
 static void operands_are_cast_under_r4_alone(void **state)
 {
     (void)state;
@@ -171,18 +180,22 @@ static void operands_are_cast_under_r4_alone(void **state)
         npt_sites *sites = plan(&policy, true, true, false);
         const npt_dtype h = policies[i].h, c = policies[i].compute, p = policies[i].p;
         const bool casts = h != c;
-        const int64_t forward = 2 * HIDDEN + Q + INTER, backward = 2 * HIDDEN + 2 * INTER + Q + 2 * KV;
+        const int64_t forward = 2 * HIDDEN + Q + INTER,
+                      backward = 2 * HIDDEN + 2 * INTER + Q + 2 * KV;
         for (int layer = -1; layer < LAYERS; layer++) {
-            npt_site_plan f = {0}, b = {0}, w = {0};
+            npt_site_plan f = {0}, b = {0}, p_f = {0}, p_b = {0};
             if (casts && layer >= 0) {
-                f = (npt_site_plan){h, c, forward + (layer == 1 ? HIDDEN + RANK : 0)};
-                b = (npt_site_plan){h, c, backward + (layer == 1 ? HIDDEN + 2 * RANK + 2 * INTER : 0)};
+                f = (npt_site_plan){h, c, forward};
+                b = (npt_site_plan){h, c, backward};
             }
-            if (casts && layer == 1) w = (npt_site_plan){p, c, 0};
+            if (casts && layer == 1) {
+                p_f = (npt_site_plan){p, c, HIDDEN + RANK};
+                p_b = (npt_site_plan){p, c, HIDDEN + 2 * RANK + 2 * INTER};
+            }
             expect_plan(sites, NPT_SITE_OPERAND, layer, NPT_FORWARD, f);
             expect_plan(sites, NPT_SITE_OPERAND, layer, NPT_BACKWARD, b);
-            expect_plan(sites, NPT_SITE_ADAPTER_OPERAND, layer, NPT_FORWARD, w);
-            expect_plan(sites, NPT_SITE_ADAPTER_OPERAND, layer, NPT_BACKWARD, w);
+            expect_plan(sites, NPT_SITE_ADAPTER_OPERAND, layer, NPT_FORWARD, p_f);
+            expect_plan(sites, NPT_SITE_ADAPTER_OPERAND, layer, NPT_BACKWARD, p_b);
         }
         npt_sites_destroy(sites);
     }
@@ -194,7 +207,8 @@ static void a_term_that_is_absent_has_no_sites(void **state)
     npt_policy policy = decide((npt_policy_request){.use_fp16 = true});
     for (int additive = 0; additive < 2; additive++) {
         npt_sites *sites = plan(&policy, additive, !additive, false);
-        npt_dtype add = additive ? NPT_F16 : NPT_DTYPE_NONE, u = additive ? NPT_DTYPE_NONE : NPT_F16;
+        npt_dtype add = additive ? NPT_F16 : NPT_DTYPE_NONE,
+                  u = additive ? NPT_DTYPE_NONE : NPT_F16;
         assert_int_equal(npt_sites_planned(sites, NPT_SITE_ADD, 1, NPT_FORWARD).to, add);
         assert_int_equal(npt_sites_planned(sites, NPT_SITE_ADD, 1, NPT_BACKWARD).to, add);
         assert_int_equal(npt_sites_planned(sites, NPT_SITE_U, 1, NPT_FORWARD).to, u);
@@ -290,7 +304,8 @@ static uint64_t digest_by_definition(const npt_sites *sites, int layers)
     for (int layer = -1; layer < layers; layer++)
         for (int id = 0; id < NPT_SITE_COUNT; id++)
             for (int way = 0; way < NPT_DIRECTION_COUNT; way++) {
-                npt_site_plan p = npt_sites_planned(sites, (npt_site_id)id, layer, (npt_direction)way);
+                npt_site_plan p =
+                    npt_sites_planned(sites, (npt_site_id)id, layer, (npt_direction)way);
                 uint64_t words[3] = {p.from, p.to, (uint64_t)p.per_token};
                 for (int byte = 0; byte < 24; byte++) {
                     hash ^= words[byte / 8] >> (8 * (byte % 8)) & 255;
@@ -367,8 +382,10 @@ static void labels_say_layer_site_and_direction(void **state)
                         "L123.gate_mod.backward");
     assert_string_equal(npt_site_label(NPT_SITE_MULT, 0, NPT_RECOMPUTE, text, sizeof text),
                         "L00.mult.recompute");
-    assert_string_equal(npt_site_label(NPT_SITE_EMBED, -1, NPT_FORWARD, text, sizeof text), "embed");
-    assert_string_equal(npt_site_label(NPT_SITE_GATE_MOD, 7, NPT_FORWARD, cut, sizeof cut), "L07.g");
+    assert_string_equal(npt_site_label(NPT_SITE_EMBED, -1, NPT_FORWARD, text, sizeof text),
+                        "embed");
+    assert_string_equal(npt_site_label(NPT_SITE_GATE_MOD, 7, NPT_FORWARD, cut, sizeof cut),
+                        "L07.g");
 }
 
 static void site_names_are_told_apart(void **state)

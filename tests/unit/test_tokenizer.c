@@ -132,6 +132,7 @@ GOLDEN(qwen2)
 GOLDEN(gpt2)
 GOLDEN(llama2)
 GOLDEN(mistral)
+GOLDEN(wide)
 GOLDEN(metaspace)
 GOLDEN(fused)
 GOLDEN(splits)
@@ -374,6 +375,7 @@ int main(void)
         NPT_CASE("one in Llama 2's style, with byte fallback and no pre-tokenizer, does too",
                  golden_llama2),
         NPT_CASE("one in Mistral's style, with a metaspace first, does too", golden_mistral),
+        NPT_CASE("one whose merges go across spaces does too", golden_wide),
         NPT_CASE("one with unknown tokens and single digits does too", golden_metaspace),
         NPT_CASE("one with fused unknown tokens and a replacing normalizer does too", golden_fused),
         NPT_CASE("one with every behaviour of Split does too", golden_splits),

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "config.h"
+
+#include "train/products.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* Follows block.c and adapter_lowrank.c from top to bottom. Three dtypes are enough to say it:
+ * what enters a product as an activation, the same for what the adapter computes, and the weights
+ * as they are held. */
+
+typedef struct lister {
+    npt_products *products;
+    npt_dtype act;             /* H */
+    npt_dtype adapter;         /* P */
+    npt_dtype operand;         /* activations as operands */
+    npt_dtype adapter_operand; /* activations and weights of the adapter as operands */
+    npt_dtype weight;          /* frozen linears as held */
+    int64_t tokens, rank;
+} lister;
+
+static bool same(const npt_matmul_desc *x, const npt_matmul_desc *y)
+{
+    return x->m == y->m && x->n == y->n && x->k == y->k && x->trans_a == y->trans_a &&
+           x->trans_w == y->trans_w && x->a == y->a && x->w == y->w && x->c == y->c &&
+           x->accumulate == y->accumulate && x->bias == y->bias;
+}
+
+/* Products of one descriptor are of one pass: the three turn their operands differently. */
+static void add(lister *l, const char *name, const char *pass, int64_t times, npt_matmul_desc desc)
+{
+    npt_products *products = l->products;
+    if (times == 0) return;
+    for (size_t i = 0; i < products->count; i++) {
+        npt_product *product = &products->list[i];
+        if (!same(&product->desc, &desc)) continue;
+        const size_t used = strlen(product->name);
+        snprintf(product->name + used, sizeof product->name - used, ", %s", name);
+        product->per_step += times;
+        return;
+    }
+    NPT_ASSERT(products->count < NPT_MAX_PRODUCTS);
+    npt_product *product = &products->list[products->count++];
+    *product = (npt_product){.pass = pass, .desc = desc, .per_step = times};
+    snprintf(product->name, sizeof product->name, "%s", name);
+}
+
+/* ---- Frozen linears ---- */
+
+static void forward(lister *l, const char *name, int64_t times, int64_t rows, int64_t cols,
+                    bool bias)
+{
+    add(l, name, "y", times,
+        (npt_matmul_desc){.m = l->tokens,
+                          .n = rows,
+                          .k = cols,
+                          .trans_w = true,
+                          .a = l->operand,
+                          .w = l->weight,
+                          .c = l->act,
+                          .bias = bias});
+}
+
+/* Alone, or one of several that are summed in F32: the first of them, or a later one. */
+typedef enum place { ALONE, FIRST, LATER } place;
+
+static void backward(lister *l, const char *name, int64_t times, int64_t rows, int64_t cols,
+                     place where)
+{
+    add(l, name, "dx", times,
+        (npt_matmul_desc){.m = l->tokens,
+                          .n = cols,
+                          .k = rows,
+                          .a = l->operand,
+                          .w = l->weight,
+                          .c = where == ALONE ? l->act : NPT_F32,
+                          .accumulate = where == LATER});
+}
+
+static void list_frozen(lister *l, const npt_config *c)
+{
+    const int64_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
+    const int64_t both = 2 * c->layers;    /* teacher and student */
+    const int64_t through = c->layers - 1; /* nothing is wanted below the first adapter */
+    /* the first block's attention is the same for both, and done once */
+    forward(l, "q", both - 1, q, c->hidden, c->qkv_bias);
+    forward(l, "k", both - 1, kv, c->hidden, c->qkv_bias);
+    forward(l, "v", both - 1, kv, c->hidden, c->qkv_bias);
+    forward(l, "o", both - 1, c->hidden, q, c->o_bias);
+    forward(l, "gate", both, c->inter, c->hidden, c->mlp_bias);
+    forward(l, "up", both, c->inter, c->hidden, c->mlp_bias);
+    forward(l, "down", both, c->hidden, c->inter, c->mlp_bias);
+    backward(l, "down", c->layers, c->hidden, c->inter, ALONE);
+    backward(l, "gate", through, c->inter, c->hidden, FIRST);
+    backward(l, "up", through, c->inter, c->hidden, LATER);
+    backward(l, "o", through, c->hidden, q, ALONE);
+    backward(l, "q", through, q, c->hidden, FIRST);
+    backward(l, "k", through, kv, c->hidden, LATER);
+    backward(l, "v", through, kv, c->hidden, LATER);
+}
+
+/* ---- Adapters ---- */
+
+static void adapter_forward(lister *l, const char *name, int64_t times, int64_t rows, int64_t cols)
+{
+    add(l, name, "y", times,
+        (npt_matmul_desc){.m = l->tokens,
+                          .n = rows,
+                          .k = cols,
+                          .trans_w = true,
+                          .a = l->adapter_operand,
+                          .w = l->adapter_operand,
+                          .c = l->adapter});
+}
+
+static void adapter_backward(lister *l, const char *name, int64_t times, int64_t rows, int64_t cols,
+                             npt_dtype c, bool accumulate)
+{
+    add(l, name, "dx", times,
+        (npt_matmul_desc){.m = l->tokens,
+                          .n = cols,
+                          .k = rows,
+                          .a = l->adapter_operand,
+                          .w = l->adapter_operand,
+                          .c = c,
+                          .accumulate = accumulate});
+}
+
+static void adapter_gradient(lister *l, const char *name, int64_t times, int64_t rows, int64_t cols)
+{
+    add(l, name, "dw", times,
+        (npt_matmul_desc){.m = rows,
+                          .n = cols,
+                          .k = l->tokens,
+                          .trans_a = true,
+                          .a = l->adapter_operand,
+                          .w = l->adapter_operand,
+                          .c = NPT_F32,
+                          .accumulate = true});
+}
+
+static void list_adapters(lister *l, const npt_config *c)
+{
+    adapter_forward(l, "A_proj", c->layers, l->rank, c->hidden);
+    adapter_forward(l, "B_add", c->layers, c->inter, l->rank);
+    adapter_forward(l, "B_mult", c->layers, c->inter, l->rank);
+    adapter_gradient(l, "B_add", c->layers, c->inter, l->rank);
+    adapter_gradient(l, "B_mult", c->layers, c->inter, l->rank);
+    adapter_backward(l, "B_add", c->layers, c->inter, l->rank, NPT_F32, false);
+    adapter_backward(l, "B_mult", c->layers, c->inter, l->rank, NPT_F32, true);
+    adapter_gradient(l, "A_proj", c->layers, l->rank, c->hidden);
+    adapter_backward(l, "A_proj", c->layers - 1, l->rank, c->hidden, l->adapter, false);
+}
+
+/* As model.c holds them: F32 may stay in the file's bytes. */
+static npt_dtype held_dtype(const npt_model *model, const npt_policy *policy)
+{
+    if (policy->dtype[NPT_ROLE_FROZEN] == NPT_NF4) return NPT_NF4;
+    const npt_dtype wanted = policy->dtype[NPT_ROLE_COMPUTE];
+    return wanted == NPT_F32 && npt_dtype_is_float(model->file_dtype) ? model->file_dtype : wanted;
+}
+
+void npt_products_list(const npt_model *model, const npt_policy *policy, int64_t tokens,
+                       int64_t rank, npt_products *products)
+{
+    const npt_dtype *dtype = policy->dtype;
+    const bool casts = dtype[NPT_ROLE_COMPUTE] != dtype[NPT_ROLE_ACT]; /* R4 */
+    lister l = {.products = products, .tokens = tokens, .rank = rank};
+    products->count = 0;
+    l.act = dtype[NPT_ROLE_ACT];
+    l.adapter = dtype[NPT_ROLE_ADAPTER];
+    l.operand = dtype[NPT_ROLE_COMPUTE];
+    l.adapter_operand = casts ? dtype[NPT_ROLE_COMPUTE] : dtype[NPT_ROLE_ADAPTER];
+    l.weight = held_dtype(model, policy);
+    list_frozen(&l, &model->config);
+    list_adapters(&l, &model->config);
+}

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "config.h"
+
+#include "train/trainer.h"
+
+#include <inttypes.h>
+#include <math.h>
+
+#include "base/log.h"
+#include "train/schedule.h"
+
+/* A step is: rows of the accumulated batch → micro-batches forward and backward → one norm with its
+ * finite check → clip and update, or skip. */
+
+enum { FAILURES_IN_A_ROW = 10 };
+
+/* All micro-batches of the rows held, forward and backward, with these weights of the two terms. */
+static npt_status run_micro_batches(npt_trainer *t, double distance_weight,
+                                    double regularizer_weight, npt_distill_sums *sums)
+{
+    const npt_config *c = &t->setup.model->config;
+    const double share = t->state.scaler.scale / ((double)c->layers * (double)t->loader.tokens);
+    *sums = (npt_distill_sums){0};
+    for (int64_t i = 0; i < npt_loader_batches(&t->loader) && npt_stop_requested() == 0; i++) {
+        npt_batch batch;
+        NPT_TRY(npt_loader_batch(&t->loader, i, &batch));
+        const npt_distill_request request = {.batch = &batch,
+                                             .step = t->state.step,
+                                             .backward = true,
+                                             .distance_factor =
+                                                 distance_weight * share / (double)c->hidden,
+                                             .regularizer_factor = regularizer_weight * share};
+        NPT_TRY(npt_distiller_run(&t->distiller, &request, sums));
+    }
+    return NPT_OK;
+}
+
+/* The regularizer's gradient alone, kept aside, so that its share of the whole can be told. */
+static npt_status measure_regularizer(npt_trainer *t, double *norm)
+{
+    npt_distill_sums sums;
+    npt_gradient_fault fault;
+    npt_gradients_clear(&t->adapters);
+    NPT_TRY(run_micro_batches(t, 0, t->options.regularization_lambda, &sums));
+    *norm = npt_gradients_norm(&t->adapters, t->setup.exec, t->state.scaler.scale, &fault);
+    npt_gradients_copy(&t->adapters, t->term_gradients);
+    return NPT_OK;
+}
+
+/* Forward and backward of the whole accumulated batch, losses as means over it. */
+static npt_status accumulate(npt_trainer *t, npt_step_result *r, npt_gradient_fault *fault)
+{
+    const npt_config *c = &t->setup.model->config;
+    npt_distill_sums sums;
+    if (npt_terms_due(t->state.step, &t->options)) {
+        NPT_TRY(measure_regularizer(t, &r->terms.regularizer));
+        r->terms.measured = true;
+    }
+    npt_gradients_clear(&t->adapters);
+    NPT_TRY(run_micro_batches(t, 1, t->options.regularization_lambda, &sums));
+    double per_token = 1 / ((double)c->layers * (double)t->loader.tokens);
+    r->mse = sums.distance * per_token / (double)c->hidden;
+    r->regularization = sums.regularizer * per_token;
+    r->loss = r->mse + t->options.regularization_lambda * r->regularization;
+    r->tokens = t->loader.tokens;
+    r->loss_scale = t->state.scaler.scale;
+    r->grad_norm = npt_gradients_norm(&t->adapters, t->setup.exec, r->loss_scale, fault);
+    if (r->terms.measured)
+        r->terms.distance =
+            npt_gradients_difference(&t->adapters, t->term_gradients, 1 / r->loss_scale);
+    r->interrupted = npt_stop_requested() != 0;
+    return NPT_OK;
+}
+
+/* Runs the batch again, looking at every site, to name the first that is not finite. */
+static npt_status find_culprit(npt_trainer *t, const npt_gradient_fault *fault, npt_watch *watch,
+                               char *text, size_t bytes)
+{
+    npt_distill_sums sums;
+    char label[64];
+    *watch = (npt_watch){0};
+    t->distiller.watch = watch;
+    npt_status status = run_micro_batches(t, 1, t->options.regularization_lambda, &sums);
+    t->distiller.watch = NULL;
+    if (watch->found)
+        snprintf(text, bytes,
+                 "%s (%s) has %" PRId64 " non-finite values beside finite ones up to %.4g",
+                 npt_site_label(watch->site, watch->layer, watch->direction, label, sizeof label),
+                 npt_dtype_name(npt_sites_planned(t->distiller.student_sites, watch->site,
+                                                  watch->layer, watch->direction)
+                                    .to),
+                 watch->count, (double)watch->max_abs);
+    else
+        snprintf(text, bytes, "the gradient of %s in layer %d is not finite",
+                 fault->parameter ? fault->parameter : "an adapter", fault->layer);
+    return status;
+}
+
+/* A step that is not finite: nothing moves but the data; NPT_E_NUMERIC where going on is pointless.
+ */
+static npt_status skip_step(npt_trainer *t, const npt_gradient_fault *fault)
+{
+    char culprit[256];
+    npt_watch watch;
+    NPT_TRY(find_culprit(t, fault, &watch, culprit, sizeof culprit));
+    npt_train_state *s = &t->state;
+    s->failures_in_a_row++;
+    if (s->scaler.enabled) {
+        double before = s->scaler.scale;
+        s->skipped_steps++;
+        bool useful = npt_scaler_back_off(&s->scaler);
+        npt_log(NPT_LOG_WARNING, "step %" PRId64 " skipped: %s; loss scale %g -> %g", s->step + 1,
+                culprit, before, s->scaler.scale);
+        if (useful) return NPT_OK;
+        return npt_fail(
+            NPT_E_NUMERIC, "the loss scale fell below 1 and values are still not finite: %s; %s",
+            culprit,
+            watch.found && watch.direction == NPT_FORWARD
+                ? "no loss scale mends a forward overflow, use --use_bf16 or no precision flag"
+                : "use --use_bf16 or no precision flag");
+    }
+    s->skipped_batches++;
+    npt_log(NPT_LOG_WARNING, "batch skipped at step %" PRId64 ": %s", s->step + 1, culprit);
+    if (s->failures_in_a_row < FAILURES_IN_A_ROW) return NPT_OK;
+    return npt_fail(NPT_E_NUMERIC, "%d batches in a row were not finite; the last: %s",
+                    FAILURES_IN_A_ROW, culprit);
+}
+
+npt_status npt_trainer_step(npt_trainer *t, npt_step_result *r)
+{
+    npt_gradient_fault fault;
+    *r = (npt_step_result){0};
+    NPT_TRY(npt_loader_fill(&t->loader, true));
+    NPT_TRY(accumulate(t, r, &fault));
+    if (r->interrupted) return NPT_OK;
+    npt_train_state *s = &t->state;
+    s->epoch = t->loader.epoch;
+    s->position = npt_dataset_tell(t->loader.dataset);
+    r->skipped = fault.found || !isfinite(r->loss);
+    if (r->skipped) {
+        NPT_TRY(skip_step(t, &fault));
+    } else {
+        const npt_train_options *o = &t->options;
+        r->learning_rate = o->learning_rate * npt_schedule_factor(o->scheduler, s->step,
+                                                                  o->warmup_steps, s->total_steps);
+        npt_advise_terms(o, s->step, &r->terms, &t->terms_warned);
+        npt_optimizer_step(&t->adapters, t->setup.exec, t->distiller.student_sites, &t->optimizer,
+                           s->step + 1, r->learning_rate, r->loss_scale, r->grad_norm);
+        npt_scaler_grow(&s->scaler);
+        s->failures_in_a_row = 0;
+        s->step++;
+        s->tokens += r->tokens;
+        s->last_loss = r->loss;
+        if (s->step == 1) s->first_loss = r->loss;
+        s->epoch_fraction = t->steps_per_epoch > 0 ? (double)s->step / (double)t->steps_per_epoch
+                                                   : (double)t->loader.epoch;
+    }
+    return NPT_OK;
+}

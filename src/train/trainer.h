@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* A training run in progress: what trainer.c (the run) and step.c (one step of it) share. */
+#ifndef NPT_TRAIN_TRAINER_H
+#define NPT_TRAIN_TRAINER_H
+
+#include "train/advice.h"
+#include "train/checkpoint.h"
+#include "train/distill.h"
+#include "train/loader.h"
+#include "train/metrics.h"
+#include "train/optimizer.h"
+#include "train/setup.h"
+
+/* What a step found, for its line of metrics. */
+typedef struct npt_step_result {
+    double loss, mse, regularization, grad_norm, learning_rate, loss_scale;
+    npt_term_norms terms;
+    int64_t tokens;
+    bool interrupted; /* asked to stop: nothing of the step counts */
+    bool skipped;
+} npt_step_result;
+
+typedef struct npt_trainer {
+    npt_train_options options;
+    npt_setup setup;
+    npt_arena *arena;
+    npt_adapters adapters;
+    npt_distiller distiller;
+    npt_loader loader, eval;
+    npt_optimizer_settings optimizer;
+    npt_train_state state;
+    npt_metrics metrics;
+    json_t *adapter_config, *settings;
+    float *term_gradients;   /* of the regularizer, where terms are measured */
+    int64_t steps_per_epoch; /* 0: not known */
+    bool terms_warned;
+    bool resumed_final;    /* from a checkpoint-final */
+    double started;        /* seconds */
+    int64_t tokens_before; /* of the run, when this process began */
+    npt_train_report *report;
+} npt_trainer;
+
+/* The signal that asked training to stop; 0 where none did. */
+int npt_stop_requested(void);
+
+/* One optimizer step: reads its rows, trains on them, and updates the adapters and the state, or,
+ * where something is not finite, skips it. NPT_E_NUMERIC where going on is pointless. */
+npt_status npt_trainer_step(npt_trainer *trainer, npt_step_result *result);
+
+#endif
