@@ -246,7 +246,7 @@ static void add_aside(void *context, int64_t index, int worker)
     for (int64_t i = first; i < end; i++) job->c[i] += job->product[i];
 }
 
-/* False where FMA must do it; then nothing was written. */
+/* False where FMA must do it; then C holds nothing that FMA does not overwrite. */
 static bool run_amx(const npt_matmul_desc *desc, const npt_matmul_args *args,
                     const npt_matmul_scratch *scratch)
 {
