@@ -12,5 +12,6 @@ CLEANFILES += tests/bench/npt-bench-matmul
 tests_bench_npt_bench_matmul_SOURCES = tests/bench/bench_matmul.c
 bench: bench-matmul
 bench-matmul: tests/bench/npt-bench-matmul
-	tests/bench/npt-bench-matmul $(BENCH_MATMUL_FLAGS)
+	@# oneDNN's idle OpenMP threads would spin into the next backend's turn
+	OMP_WAIT_POLICY=passive tests/bench/npt-bench-matmul $(BENCH_MATMUL_FLAGS)
 .PHONY: bench bench-matmul
