@@ -34,3 +34,5 @@ EXTRA_DIST += \
   tests/golden/safetensors/all.safetensors \
   tests/golden/safetensors/bare.safetensors \
   tests/golden/safetensors/empty.safetensors
+check_PROGRAMS += tests/fuzz/fuzz_manifest.test
+tests_fuzz_fuzz_manifest_test_SOURCES = tests/fuzz/fuzz_manifest.c tests/fuzz/driver.c

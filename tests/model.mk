@@ -9,3 +9,5 @@ tests_unit_test_config_test_SOURCES = tests/unit/test_config.c \
 tests_unit_test_config_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
 check_PROGRAMS += tests/fuzz/fuzz_config.test
 tests_fuzz_fuzz_config_test_SOURCES = tests/fuzz/fuzz_config.c tests/fuzz/driver.c
+check_PROGRAMS += tests/fuzz/fuzz_model.test
+tests_fuzz_fuzz_model_test_SOURCES = tests/fuzz/fuzz_model.c tests/fuzz/driver.c
