@@ -65,28 +65,35 @@ npt_status npt_mat_operand(const npt_env *env, npt_site_id site, int layer, npt_
 
 /* ---- Products with frozen weights ---- */
 
-/* y = x·Wᵀ + bias, announced at `site`; x is an operand already. */
-static npt_status linear(const npt_env *env, const npt_weight *w, npt_mat x, npt_site_id site,
-                         int layer, npt_mat *y)
+/* y = x·Wᵀ + bias; y is announced at `site` already, x is an operand. */
+static npt_status multiply(const npt_env *env, const npt_weight *w, npt_mat x, npt_site_id site,
+                           int layer, npt_mat y)
 {
-    NPT_TRY(npt_mat_produce(env, site, layer, NPT_FORWARD, NPT_F32, x.rows, w->rows, y));
     const npt_matmul_desc desc = {.m = x.rows,
                                   .n = w->rows,
                                   .k = w->cols,
                                   .trans_w = true,
                                   .a = x.dtype,
                                   .w = w->dtype,
-                                  .c = y->dtype,
+                                  .c = y.dtype,
                                   .bias = w->bias != NULL};
     const npt_matmul_args args = {.a = x.data,
                                   .w = w->data,
                                   .absmax = w->absmax,
                                   .levels = w->levels,
                                   .bias = w->bias,
-                                  .c = y->data};
+                                  .c = y.data};
     NPT_TRY(npt_matmul(env->exec, &desc, &args));
-    npt_mat_watch(env, site, layer, NPT_FORWARD, *y);
+    npt_mat_watch(env, site, layer, NPT_FORWARD, y);
     return NPT_OK;
+}
+
+/* The same into a new y. */
+static npt_status linear(const npt_env *env, const npt_weight *w, npt_mat x, npt_site_id site,
+                         int layer, npt_mat *y)
+{
+    NPT_TRY(npt_mat_produce(env, site, layer, NPT_FORWARD, NPT_F32, x.rows, w->rows, y));
+    return multiply(env, w, x, site, layer, *y);
 }
 
 typedef struct product {
@@ -264,32 +271,16 @@ npt_status npt_block_attention(const npt_env *env, int layer, npt_mat x, npt_blo
     npt_block_state scratch;
     npt_block_state *s = state != NULL ? state : &scratch;
     const npt_weight *o = &env->model->blocks[layer].o;
-    npt_arena_mark mark = {0};
     npt_mat attn;
     /* the result comes first, so that what is not kept can be rewound behind it */
     NPT_TRY(
         npt_mat_produce(env, NPT_SITE_ATTN_OUT, layer, NPT_FORWARD, NPT_F32, x.rows, o->rows, a));
-    mark = npt_arena_get_mark(env->arena);
+    const npt_arena_mark mark = npt_arena_get_mark(env->arena);
     s->x = x;
     NPT_TRY(project_qkv(env, layer, x, s));
     NPT_TRY(attend(env, layer, s));
     NPT_TRY(npt_mat_operand(env, NPT_SITE_OPERAND, layer, NPT_FORWARD, s->attn, &attn));
-    const npt_matmul_desc desc = {.m = x.rows,
-                                  .n = o->rows,
-                                  .k = o->cols,
-                                  .trans_w = true,
-                                  .a = attn.dtype,
-                                  .w = o->dtype,
-                                  .c = a->dtype,
-                                  .bias = o->bias != NULL};
-    const npt_matmul_args args = {.a = attn.data,
-                                  .w = o->data,
-                                  .absmax = o->absmax,
-                                  .levels = o->levels,
-                                  .bias = o->bias,
-                                  .c = a->data};
-    NPT_TRY(npt_matmul(env->exec, &desc, &args));
-    npt_mat_watch(env, NPT_SITE_ATTN_OUT, layer, NPT_FORWARD, *a);
+    NPT_TRY(multiply(env, o, attn, NPT_SITE_ATTN_OUT, layer, *a));
     if (state == NULL) npt_arena_rewind(env->arena, mark);
     return NPT_OK;
 }
