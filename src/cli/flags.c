@@ -248,6 +248,7 @@ static int read_value(npt_flag_set *set, const flag_use *use, const char *text)
     case NPT_FLAG_REAL: code = read_real(set, use, text); break;
     case NPT_FLAG_CHOICE: code = read_choice(set, use, text); break;
     case NPT_FLAG_TEXT:
+    case NPT_FLAG_AUTO_TEXT:
     case NPT_FLAG_LATER_TEXT: code = read_text(set, use, text); break;
     }
     if (code != NO_EXIT) return code;
@@ -274,9 +275,10 @@ static int read_flag(npt_flag_set *set, int argc, char **argv, int *at)
                               (int)(name + length - argv[*at]), argv[*at],
                               nearest_name(set, name, length));
     if (text == NULL && !is_boolean(use.row)) {
-        if (*at + 1 >= argc || strncmp(argv[*at + 1], "--", 2) == 0)
+        const bool alone = *at + 1 >= argc || strncmp(argv[*at + 1], "--", 2) == 0;
+        if (alone && use.row->kind != NPT_FLAG_AUTO_TEXT)
             return npt_cli_refuse(set->command, "--%s needs a value after it", use.name);
-        text = argv[++*at];
+        text = alone ? "auto" : argv[++*at];
     }
     return read_value(set, &use, text);
 }

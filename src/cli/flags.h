@@ -16,6 +16,7 @@ typedef enum npt_flag_kind {
     NPT_FLAG_UINT64,     /* uint64_t; the range is not looked at */
     NPT_FLAG_REAL,       /* double */
     NPT_FLAG_TEXT,       /* const char *, borrowed from argv */
+    NPT_FLAG_AUTO_TEXT,  /* the same; without a value: "auto" */
     NPT_FLAG_CHOICE,     /* an enum, by one of the names in `choices` */
     NPT_FLAG_LATER_BOOL, /* a feature still to come: refused with `help` where asked for */
     NPT_FLAG_LATER_TEXT

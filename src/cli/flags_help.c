@@ -63,7 +63,8 @@ static void format_default(const npt_flag *row, const void *base, char *text, si
     case NPT_FLAG_CHOICE:
         snprintf(text, bytes, "%s", choice_name(row->choices, *(const int *)(const void *)target));
         break;
-    case NPT_FLAG_TEXT: {
+    case NPT_FLAG_TEXT:
+    case NPT_FLAG_AUTO_TEXT: {
         const char *value = *(const char *const *)(const void *)target;
         snprintf(text, bytes, "%s", value != NULL ? value : "none");
         break;
@@ -79,6 +80,7 @@ static void format_value(const npt_flag *row, char *text, size_t bytes)
         [NPT_FLAG_BOOL] = "",     [NPT_FLAG_INT] = " N",      [NPT_FLAG_INT64] = " N",
         [NPT_FLAG_UINT64] = " N", [NPT_FLAG_REAL] = " X",     [NPT_FLAG_TEXT] = " TEXT",
         [NPT_FLAG_CHOICE] = " ",  [NPT_FLAG_LATER_BOOL] = "", [NPT_FLAG_LATER_TEXT] = " TEXT",
+        [NPT_FLAG_AUTO_TEXT] = " [TEXT]",
     };
     if (row->value_name != NULL)
         snprintf(text, bytes, " %s", row->value_name);

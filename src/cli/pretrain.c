@@ -51,7 +51,8 @@ static char *given_command(int argc, char **argv, bool resume)
         const char *name = argv[i] + strspn(argv[i], "-");
         const size_t length = strcspn(name, "=");
         if (resume && name != argv[i] && npt_flags_same_name(name, length, "resume")) {
-            if (name[length] == '\0') i++; /* its value is the next word */
+            const bool alone = i + 1 >= argc || strncmp(argv[i + 1], "--", 2) == 0;
+            if (name[length] == '\0' && !alone) i++; /* its value is the next word */
             continue;
         }
         text = npt_cli_append_word(text, argv[i]);

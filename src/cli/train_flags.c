@@ -33,7 +33,7 @@ static const npt_flag_choice scheduler_choices[] = {
 static const npt_flag output_flags[] = {
     {"output_dir", NPT_FLAG_TEXT, AT(options.output_dir), 0, 0, NULL, "DIR", "",
      "where checkpoints and metrics.jsonl go; required, but for --dry_run"},
-    {"resume", NPT_FLAG_TEXT, AT(options.resume), 0, 0, NULL, "auto|PATH", "a new run",
+    {"resume", NPT_FLAG_AUTO_TEXT, AT(options.resume), 0, 0, NULL, "[auto|PATH]", "a new run",
      "go on from the last checkpoint in --output_dir, or from this one"},
     {"log_steps", NPT_FLAG_INT64, AT(options.log_steps), 1, INFINITY, NULL, NULL, NULL,
      "steps between two lines of metrics"},

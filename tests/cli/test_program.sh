@@ -161,6 +161,10 @@ fi
 run pretrain $short --output_dir "$work/new" --resume auto
 passes 'going on where there is nothing begins a run'
 says 'and says so' err 'npt: .*no complete checkpoint'
+# shellcheck disable=SC2086
+run pretrain --resume $short --output_dir "$work/newer"
+passes '--resume alone is --resume auto'
+says 'which it says' err 'npt: --resume auto: .*no complete checkpoint'
 
 # ---- a terminal ----
 if script -qec true /dev/null >/dev/null 2>&1 </dev/null; then
