@@ -8,8 +8,9 @@
 #include <stdlib.h>
 
 /* The context owns the pool, the chosen order of backends and two pieces of scratch: one for the
- * kernels, one for products. Both only grow. Which backend does a product is decided once per
- * descriptor and remembered; there are a few dozen in a run, so the list is searched in order. */
+ * kernels, one for products. Both only grow. Which backend does a product is remembered in a table
+ * with one place a hash: rows of many lengths make more descriptors than are worth keeping, and to
+ * decide again is cheap. */
 
 typedef struct npt_choice {
     npt_matmul_desc desc;
@@ -23,7 +24,7 @@ typedef struct npt_block {
     size_t bytes;
 } npt_block;
 
-enum { ALIGNMENT = 64, REASON_BYTES = 128 };
+enum { ALIGNMENT = 64, REASON_BYTES = 128, CHOICES = 1024 };
 
 struct npt_exec {
     npt_cpu cpu;
@@ -32,8 +33,7 @@ struct npt_exec {
     npt_run run;
     const npt_matmul_backend *backends[NPT_MAX_BACKENDS];
     size_t backend_count;
-    npt_choice *choices;
-    size_t choice_count, choice_room;
+    npt_choice *choices; /* [CHOICES]; backend NULL: free */
     npt_block kernel_scratch, matmul_scratch;
 };
 
@@ -146,35 +146,33 @@ static const npt_matmul_backend *first_willing(const npt_exec *exec, const npt_m
     return NULL;
 }
 
-static npt_status grow_choices(npt_exec *exec)
+static uint64_t hash_desc(const npt_matmul_desc *d)
 {
-    if (exec->choice_count < exec->choice_room) return NPT_OK;
-    const size_t room = exec->choice_room == 0 ? 32 : 2 * exec->choice_room;
-    npt_choice *more = npt_realloc(exec->choices, room, sizeof(*more));
-    if (more == NULL) return NPT_E_NOMEM;
-    exec->choices = more;
-    exec->choice_room = room;
-    return NPT_OK;
+    const uint64_t flags = (uint64_t)d->trans_a | (uint64_t)d->trans_w << 1 |
+                           (uint64_t)d->accumulate << 2 | (uint64_t)d->bias << 3 |
+                           (uint64_t)d->a << 8 | (uint64_t)d->w << 16 | (uint64_t)d->c << 24;
+    const uint64_t words[] = {(uint64_t)d->m, (uint64_t)d->n, (uint64_t)d->k, flags};
+    uint64_t hash = 0;
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        hash = (hash ^ words[i]) * 0x9e3779b97f4a7c15u; /* 2^64 / golden ratio: spreads the bits */
+        hash ^= hash >> 32;
+    }
+    return hash;
 }
 
-static npt_status find_choice(npt_exec *exec, const npt_matmul_desc *desc, npt_choice **choice)
+static const npt_choice *find_choice(npt_exec *exec, const npt_matmul_desc *desc)
 {
-    for (size_t i = 0; i < exec->choice_count; i++)
-        if (same_desc(&exec->choices[i].desc, desc)) {
-            *choice = &exec->choices[i];
-            return NPT_OK;
-        }
+    npt_choice *choice = &exec->choices[hash_desc(desc) % CHOICES];
+    if (choice->backend != NULL && same_desc(&choice->desc, desc)) return choice;
     NPT_ASSERT(legal_desc(desc));
-    NPT_TRY(grow_choices(exec));
-    npt_choice made = {.desc = *desc, .backend = first_willing(exec, desc)};
-    NPT_ASSERT(made.backend != NULL);
-    if (made.backend->plan != NULL)
-        made.backend->plan(desc, npt_exec_threads(exec), &made.worker_bytes, &made.shared_bytes);
-    made.worker_bytes = align(made.worker_bytes);
-    made.shared_bytes = align(made.shared_bytes);
-    *choice = &exec->choices[exec->choice_count++];
-    **choice = made;
-    return NPT_OK;
+    *choice = (npt_choice){.desc = *desc, .backend = first_willing(exec, desc)};
+    NPT_ASSERT(choice->backend != NULL);
+    if (choice->backend->plan != NULL)
+        choice->backend->plan(desc, npt_exec_threads(exec), &choice->worker_bytes,
+                              &choice->shared_bytes);
+    choice->worker_bytes = align(choice->worker_bytes);
+    choice->shared_bytes = align(choice->shared_bytes);
+    return choice;
 }
 
 /* ---- The context ----------------------------------------------------------------------------- */
@@ -186,8 +184,9 @@ npt_status npt_exec_create(npt_exec **result, const char *backends, int threads)
     if (exec == NULL) return NPT_E_NOMEM;
     NPT_TRY_GOTO(status, failed, npt_cpu_detect(&exec->cpu));
     NPT_TRY_GOTO(status, failed, name_backends(exec, backends));
+    exec->choices = npt_alloc(CHOICES, sizeof(*exec->choices));
     exec->threads = npt_threads_create(threads);
-    if (exec->threads == NULL) {
+    if (exec->threads == NULL || exec->choices == NULL) {
         status = NPT_E_NOMEM;
         goto failed;
     }
@@ -256,14 +255,12 @@ npt_status npt_exec_reserve(npt_exec *exec, int64_t longest, int64_t head_dim, i
 
 const npt_matmul_backend *npt_exec_choose(npt_exec *exec, const npt_matmul_desc *desc)
 {
-    npt_choice *choice;
-    return find_choice(exec, desc, &choice) == NPT_OK ? choice->backend : NULL;
+    return find_choice(exec, desc)->backend;
 }
 
 npt_status npt_matmul(npt_exec *exec, const npt_matmul_desc *desc, const npt_matmul_args *args)
 {
-    npt_choice *choice;
-    NPT_TRY(find_choice(exec, desc, &choice));
+    const npt_choice *choice = find_choice(exec, desc);
     const size_t workers = (size_t)npt_exec_threads(exec);
     NPT_TRY(
         grow_block(&exec->matmul_scratch, choice->shared_bytes + workers * choice->worker_bytes));

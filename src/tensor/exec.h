@@ -29,8 +29,8 @@ const npt_matmul_backend *npt_exec_backend(const npt_exec *exec, size_t index);
 /* Makes room for kernels on sequences up to `longest` tokens. NPT_E_NOMEM. */
 npt_status npt_exec_reserve(npt_exec *exec, int64_t longest, int64_t head_dim, int64_t width);
 
-/* The backend a product goes to, NULL only where desc is not legal (NPT_ASSERT'ed). Remembered per
- * shape; NPT_VERBOSE=1 prints each new choice with the reasons of those that refused. */
+/* The backend a product goes to; desc must be legal. Remembered per shape for a while;
+ * NPT_VERBOSE=1 prints each choice that is made, with the reasons of those that refused. */
 const npt_matmul_backend *npt_exec_choose(npt_exec *exec, const npt_matmul_desc *desc);
 /* Chooses and runs. Scratch grows at the first call of a shape. */
 npt_status npt_matmul(npt_exec *exec, const npt_matmul_desc *desc, const npt_matmul_args *args);
