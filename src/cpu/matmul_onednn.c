@@ -4,10 +4,8 @@
 #include "cpu/backends.h"
 #include "cpu/matmul_native.h"
 
+#include <dlfcn.h>
 #include <dnnl.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 /* "onednn": F32 × F32 and BF16 × BF16 by oneDNN (API 2.6 or 3.x), result in F32. Bias, accumulation
  * and the rounding are ours, so that a rounded result has the same bits from every backend; for
@@ -178,21 +176,27 @@ static void finish(const npt_matmul_desc *desc, const npt_matmul_args *args,
     npt_threads_run(scratch->threads, finish_task, &job, (desc->m + FINISH_ROWS - 1) / FINISH_ROWS);
 }
 
+/* oneDNN computes with OpenMP's threads. npt is not linked with OpenMP as a rule, so that what sets
+ * their number is looked up in what oneDNN brought along; where nothing is found, oneDNN takes its
+ * default. */
+static void limit_threads(int count)
+{
+    union { /* C has no conversion from an object's address to a function's */
+        void *address;
+        void (*function)(int);
+    } set = {.address = dlsym(RTLD_DEFAULT, "omp_set_num_threads")};
+    if (set.address != NULL) set.function(count);
+}
+
 static npt_status onednn_run(const npt_matmul_desc *desc, const npt_matmul_args *args,
                              const npt_matmul_scratch *scratch)
 {
     npt_onednn_job job = {0};
     float *product = straight(desc) ? args->c : (float *)(void *)scratch->shared;
-#ifdef _OPENMP
-    const int threads_before = omp_get_max_threads();
-    omp_set_num_threads(npt_threads_count(scratch->threads));
-#endif
+    limit_threads(npt_threads_count(scratch->threads));
     dnnl_status_t status = make(&job, desc, args, product);
     if (status == dnnl_success) status = execute(&job);
     release(&job);
-#ifdef _OPENMP
-    omp_set_num_threads(threads_before);
-#endif
     if (status != dnnl_success)
         return npt_fail(NPT_E_UNSUPPORTED,
                         "oneDNN refused a product of %lld x %lld x %lld (its status %d); run with "

@@ -85,4 +85,18 @@ writes() {
     passes 'a second signal tears nothing: the run ends in the same weights'
     is_true 'and nothing is left over' test -z "$(left_over "$work/twice")"
 }
+
+# a weight file that becomes shorter under the run
+# shellcheck disable=SC2086
+{
+    run make-model --hidden 64 --inter 96 --layers 2 --heads 4 --kv_heads 2 --vocab 300 \
+        "$work/model"
+    start pretrain --model_name "$work/model" --num_samples 13 --max_length 24 --log_steps 1 \
+        --max_steps 100000 --output_dir "$work/short"
+    until_true grep -q '^step 2/' "$work/err"
+    : >"$work/model/model.safetensors"
+    ended
+    ends 'a weight file that shrinks ends the run' 1
+    says 'with a sentence' err 'npt: a file that is in use .* became shorter'
+}
 finish
