@@ -92,6 +92,12 @@ static int compare_doubles(const void *x, const void *y)
     return (a > b) - (a < b);
 }
 
+/* Workers of OpenBLAS and OpenMP spin for tens of milliseconds after a product, and would share the
+ * cores with the backend whose turn comes next: a turn begins with this much that is not counted.
+ */
+static const double warm_up = 0.08;
+enum { TURNS = 3 }; /* of each backend, alternating; the rounds are dealt out to them */
+
 /* Seconds of one product; the weights are another copy each time. */
 static double one_run(npt_exec *exec, npt_bench_case *work, int round)
 {
@@ -105,19 +111,27 @@ static double one_run(npt_exec *exec, npt_bench_case *work, int round)
     return now() - start;
 }
 
+static void one_turn(npt_exec *exec, npt_bench_case *work, int rounds, double *seconds)
+{
+    int round = 0;
+    for (const double start = now(); now() - start < warm_up;) one_run(exec, work, round++);
+    for (int i = 0; i < rounds; i++) seconds[i] = one_run(exec, work, round++);
+}
+
 static void measure(npt_exec *const *execs, int count, npt_bench_case *work,
                     const npt_bench_options *options)
 {
     static double seconds[NPT_MAX_BACKENDS][MAX_ROUNDS];
     const npt_matmul_desc *desc = &work->desc;
     const double flops = 2.0 * (double)desc->m * (double)desc->n * (double)desc->k;
-    for (int round = -1; round < options->rounds; round++)
+    for (int turn = 0; turn < TURNS; turn++)
         for (int e = 0; e < count; e++) {
             const npt_matmul_backend *backend = npt_exec_backend(execs[e], 0);
+            const int first = options->rounds * turn / TURNS;
+            const int end = options->rounds * (turn + 1) / TURNS;
             char reason[128];
             if (backend->refuse(desc, npt_exec_cpu(execs[e]), reason) != NULL) continue;
-            const double s = one_run(execs[e], work, round + 1);
-            if (round >= 0) seconds[e][round] = s;
+            one_turn(execs[e], work, end - first, seconds[e] + first);
         }
     for (int e = 0; e < count; e++) {
         char reason[128];
