@@ -88,14 +88,6 @@ static npt_status multiply(const npt_env *env, const npt_weight *w, npt_mat x, n
     return NPT_OK;
 }
 
-/* The same into a new y. */
-static npt_status linear(const npt_env *env, const npt_weight *w, npt_mat x, npt_site_id site,
-                         int layer, npt_mat *y)
-{
-    NPT_TRY(npt_mat_produce(env, site, layer, NPT_FORWARD, NPT_F32, x.rows, w->rows, y));
-    return multiply(env, w, x, site, layer, *y);
-}
-
 typedef struct product {
     const npt_weight *w;
     npt_mat dy; /* not yet an operand */
@@ -175,6 +167,35 @@ static void add_norm_backward(const npt_env *env, npt_mat x, npt_in weight, npt_
     npt_mat_watch(env, site, layer, NPT_BACKWARD, dh);
 }
 
+/* A norm and the products that read it. */
+typedef struct fan_out {
+    npt_in norm;
+    npt_site_id site;
+    int count;
+    struct {
+        const npt_weight *w;
+        npt_site_id site;
+        npt_mat *y;
+    } to[3];
+} fan_out;
+
+/* yᵢ = norm(x)·Wᵢᵀ + bias. The results come first, so that the normed x can be rewound behind them:
+ * backward does not need it. */
+static npt_status norm_and_project(const npt_env *env, int layer, npt_mat x, const fan_out *fan)
+{
+    npt_mat n;
+    for (int i = 0; i < fan->count; i++)
+        NPT_TRY(npt_mat_produce(env, fan->to[i].site, layer, NPT_FORWARD, NPT_F32, x.rows,
+                                fan->to[i].w->rows, fan->to[i].y));
+    const npt_arena_mark mark = npt_arena_get_mark(env->arena);
+    NPT_TRY(norm(env, x, fan->norm, x.cols, fan->site, layer, &n));
+    NPT_TRY(npt_mat_operand(env, NPT_SITE_OPERAND, layer, NPT_FORWARD, n, &n));
+    for (int i = 0; i < fan->count; i++)
+        NPT_TRY(multiply(env, fan->to[i].w, n, fan->to[i].site, layer, *fan->to[i].y));
+    npt_arena_rewind(env->arena, mark);
+    return NPT_OK;
+}
+
 static npt_status add(const npt_env *env, npt_mat x, npt_mat y, npt_site_id site, int layer,
                       npt_mat *sum)
 {
@@ -223,12 +244,12 @@ static npt_status project_qkv(const npt_env *env, int layer, npt_mat x, npt_bloc
 {
     const npt_block_weights *w = &env->model->blocks[layer];
     const npt_config *c = &env->model->config;
-    npt_mat n;
-    NPT_TRY(norm(env, x, w->norm_in, c->hidden, NPT_SITE_NORM_IN, layer, &n));
-    NPT_TRY(npt_mat_operand(env, NPT_SITE_OPERAND, layer, NPT_FORWARD, n, &n));
-    NPT_TRY(linear(env, &w->q, n, NPT_SITE_Q, layer, &s->q_in));
-    NPT_TRY(linear(env, &w->k, n, NPT_SITE_K, layer, &s->k_in));
-    NPT_TRY(linear(env, &w->v, n, NPT_SITE_V, layer, &s->v));
+    const fan_out fan = {
+        w->norm_in,
+        NPT_SITE_NORM_IN,
+        3,
+        {{&w->q, NPT_SITE_Q, &s->q_in}, {&w->k, NPT_SITE_K, &s->k_in}, {&w->v, NPT_SITE_V, &s->v}}};
+    NPT_TRY(norm_and_project(env, layer, x, &fan));
     s->q = s->q_in;
     s->k = s->k_in;
     if (c->qk_norm) {
@@ -361,7 +382,7 @@ npt_status npt_block_mlp(const npt_env *env, const npt_adapters *adapters, int l
     const npt_block_weights *w = &env->model->blocks[layer];
     npt_block_state scratch;
     npt_block_state *s = state != NULL ? state : &scratch;
-    npt_mat m, g, act, down;
+    npt_mat g, act, down;
     NPT_TRY(
         npt_mat_produce(env, NPT_SITE_RESIDUAL, layer, NPT_FORWARD, NPT_F32, x.rows, x.cols, h));
     npt_arena_mark mark = npt_arena_get_mark(env->arena);
@@ -370,10 +391,11 @@ npt_status npt_block_mlp(const npt_env *env, const npt_adapters *adapters, int l
         NPT_TRY(adapters->kind->forward(env, adapters, layer, a, &s->adapter));
     else
         NPT_TRY(add(env, x, a, NPT_SITE_RESIDUAL_ATTN, layer, &s->y));
-    NPT_TRY(norm(env, s->y, w->norm_post, x.cols, NPT_SITE_NORM_POST, layer, &m));
-    NPT_TRY(npt_mat_operand(env, NPT_SITE_OPERAND, layer, NPT_FORWARD, m, &m));
-    NPT_TRY(linear(env, &w->gate, m, NPT_SITE_GATE, layer, &s->gate));
-    NPT_TRY(linear(env, &w->up, m, NPT_SITE_UP, layer, &s->up));
+    const fan_out fan = {w->norm_post,
+                         NPT_SITE_NORM_POST,
+                         2,
+                         {{&w->gate, NPT_SITE_GATE, &s->gate}, {&w->up, NPT_SITE_UP, &s->up}}};
+    NPT_TRY(norm_and_project(env, layer, s->y, &fan));
     npt_arena_mark kept = npt_arena_get_mark(env->arena);
     g = s->gate;
     if (adapters != NULL)
@@ -381,7 +403,9 @@ npt_status npt_block_mlp(const npt_env *env, const npt_adapters *adapters, int l
             adapters->kind->modulate(env, adapters, layer, NPT_FORWARD, &s->adapter, s->gate, &g));
     NPT_TRY(swiglu(env, layer, g, s->up, &act));
     NPT_TRY(npt_mat_operand(env, NPT_SITE_OPERAND, layer, NPT_FORWARD, act, &act));
-    NPT_TRY(linear(env, &w->down, act, NPT_SITE_DOWN, layer, &down));
+    NPT_TRY(
+        npt_mat_produce(env, NPT_SITE_DOWN, layer, NPT_FORWARD, NPT_F32, x.rows, x.cols, &down));
+    NPT_TRY(multiply(env, &w->down, act, NPT_SITE_DOWN, layer, down));
     npt_exec_kernels(env->exec)->add(npt_exec_run(env->exec), x.rows * x.cols, npt_mat_in(s->y),
                                      npt_mat_in(down), npt_mat_out(*h));
     npt_mat_watch(env, NPT_SITE_RESIDUAL, layer, NPT_FORWARD, *h);
