@@ -28,7 +28,10 @@
 #ifdef HAVE_CMOCKA
 #include <cmocka.h>
 typedef struct CMUnitTest npt_case;
-#define NPT_CASE(sentence, function) {(sentence), (function), NULL, NULL, NULL}
+#define NPT_CASE(sentence, function)                                                               \
+    {                                                                                              \
+        (sentence), (function), NULL, NULL, NULL                                                   \
+    }
 static inline int npt_test_run(const char *suite, const npt_case *cases, size_t count)
 {
     cmocka_set_message_output(CM_OUTPUT_TAP);
@@ -39,7 +42,10 @@ typedef struct npt_case {
     const char *name;
     void (*function)(void **state);
 } npt_case;
-#define NPT_CASE(sentence, function) {(sentence), (function)}
+#define NPT_CASE(sentence, function)                                                               \
+    {                                                                                              \
+        (sentence), (function)                                                                     \
+    }
 /* Weak: one for the whole program, where helpers of a test are in a file of their own. */
 __attribute__((weak)) jmp_buf npt_test_failed_;
 typedef struct npt_test_place_ {
@@ -47,7 +53,7 @@ typedef struct npt_test_place_ {
     int line;
     const char *what;
 } npt_test_place_;
-#define NPT_TEST_HERE_(what) ((npt_test_place_){__FILE__, __LINE__, (what)})
+#define NPT_TEST_HERE_(what)       ((npt_test_place_){__FILE__, __LINE__, (what)})
 
 /* Functions, so that an argument is evaluated once, as with cmocka. */
 __attribute__((format(printf, 2, 3), noreturn)) static inline void
@@ -69,8 +75,8 @@ static inline void npt_test_ints_(npt_test_place_ at, long long a, long long b, 
 {
     if ((a == b) != equal) npt_test_fail_(at, "%lld and %lld", a, b);
 }
-static inline void npt_test_range_(npt_test_place_ at, unsigned long long a,
-                                   unsigned long long low, unsigned long long high)
+static inline void npt_test_range_(npt_test_place_ at, unsigned long long a, unsigned long long low,
+                                   unsigned long long high)
 {
     if (a < low || a > high) npt_test_fail_(at, "%llu is not in %llu … %llu", a, low, high);
 }
@@ -88,14 +94,14 @@ static inline void npt_test_floats_(npt_test_place_ at, double a, double b, doub
 {
     if (!(a - b <= epsilon && b - a <= epsilon)) npt_test_fail_(at, "%.9g and %.9g", a, b);
 }
-#define fail_msg(...) npt_test_fail_(NPT_TEST_HERE_("failed"), __VA_ARGS__)
-#define fail() npt_test_fail_(NPT_TEST_HERE_("failed"), "here")
-#define print_message(...) ((void)(printf("# "), printf(__VA_ARGS__)))
-#define assert_true(c) npt_test_holds_(NPT_TEST_HERE_(#c), (c) ? true : false)
-#define assert_false(c) npt_test_holds_(NPT_TEST_HERE_("!(" #c ")"), (c) ? false : true)
-#define assert_null(p) npt_test_holds_(NPT_TEST_HERE_(#p " is NULL"), (p) == NULL)
-#define assert_non_null(p) npt_test_holds_(NPT_TEST_HERE_(#p " is not NULL"), (p) != NULL)
-#define assert_ptr_equal(a, b) npt_test_holds_(NPT_TEST_HERE_(#a " == " #b), (a) == (b))
+#define fail_msg(...)              npt_test_fail_(NPT_TEST_HERE_("failed"), __VA_ARGS__)
+#define fail()                     npt_test_fail_(NPT_TEST_HERE_("failed"), "here")
+#define print_message(...)         ((void)(printf("# "), printf(__VA_ARGS__)))
+#define assert_true(c)             npt_test_holds_(NPT_TEST_HERE_(#c), (c) ? true : false)
+#define assert_false(c)            npt_test_holds_(NPT_TEST_HERE_("!(" #c ")"), (c) ? false : true)
+#define assert_null(p)             npt_test_holds_(NPT_TEST_HERE_(#p " is NULL"), (p) == NULL)
+#define assert_non_null(p)         npt_test_holds_(NPT_TEST_HERE_(#p " is not NULL"), (p) != NULL)
+#define assert_ptr_equal(a, b)     npt_test_holds_(NPT_TEST_HERE_(#a " == " #b), (a) == (b))
 #define assert_ptr_not_equal(a, b) npt_test_holds_(NPT_TEST_HERE_(#a " != " #b), (a) != (b))
 #define assert_int_equal(a, b)                                                                     \
     npt_test_ints_(NPT_TEST_HERE_(#a " == " #b), (long long)(a), (long long)(b), true)
@@ -151,6 +157,28 @@ static inline char *npt_test_path(const char *name)
     char *path = (char *)malloc(strlen(top) + strlen(name) + 2);
     if (path != NULL) sprintf(path, "%s/%s", top, name);
     return path;
+}
+
+/* A file of the fixtures that are not part of the tree: below $NPT_FIXTURES, else beside the source
+ * tree; NULL where it is not there. The caller frees. */
+static inline char *npt_test_fixture(const char *name)
+{
+    const char *folder = getenv("NPT_FIXTURES");
+    char relative[256], *path;
+    if (folder != NULL) {
+        path = (char *)malloc(strlen(folder) + strlen(name) + 2);
+        if (path != NULL) sprintf(path, "%s/%s", folder, name);
+    } else {
+        snprintf(relative, sizeof relative, "../shared/fixtures/%s", name);
+        path = npt_test_path(relative);
+    }
+    FILE *file = path != NULL ? fopen(path, "rb") : NULL;
+    if (file != NULL) {
+        fclose(file);
+        return path;
+    }
+    free(path);
+    return NULL;
 }
 
 #endif

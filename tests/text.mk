@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 check_PROGRAMS += tests/unit/test_tokenizer.test tests/unit/test_dataset.test
 tests_unit_test_tokenizer_test_SOURCES = tests/unit/test_tokenizer.c tests/npt_test.h
+check_PROGRAMS += tests/unit/test_tokenizer_fixtures.test
+tests_unit_test_tokenizer_fixtures_test_SOURCES = tests/unit/test_tokenizer_fixtures.c \
+  tests/npt_test.h
 tests_unit_test_dataset_test_SOURCES = tests/unit/test_dataset.c tests/npt_test.h
 EXTRA_DIST += tests/golden/make_tokenizers.py \
   tests/golden/tokenizers/texts.json \

@@ -23,7 +23,8 @@ check-style:
 # Valgrind 3.19 hides AVX-512, so that the kernels of the lower levels run.
 VALGRIND = valgrind --quiet --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite
 # PCRE2 compiles patterns to machine code, whose reads valgrind cannot follow.
-VALGRIND_SKIP = tests/unit/test_tokenizer.test tests/unit/test_dataset.test
+VALGRIND_SKIP = tests/unit/test_tokenizer.test tests/unit/test_tokenizer_fixtures.test \
+  tests/unit/test_dataset.test
 VALGRIND_TESTS = $(filter-out $(VALGRIND_SKIP),$(filter tests/unit/%,$(check_PROGRAMS)))
 check-valgrind: build-tests
 	$(MAKE) $(AM_MAKEFLAGS) check-TESTS TESTS='$(VALGRIND_TESTS)' \

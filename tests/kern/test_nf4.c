@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* NF4 against real slices that bitsandbytes quantized and dequantized on a GPU, against what its
- * definition says at the thresholds, and against the formula of the dynamic map. */
+/* NF4 against vectors from bitsandbytes, against what its definition says at the thresholds, and
+ * against the formula of the dynamic map. Real slices: test_nf4_fixtures.c. */
 #include "config.h"
 
 #include "tensor/dtype.h"
@@ -18,110 +18,6 @@ static const float thresholds[15] = {
     -0.045525018125772476, -0.13791173323988914, -0.23460740596055984, -0.33967943489551544,
     -0.4599952697753906,   -0.6106329262256622,  -0.8480964004493439,
 };
-
-/* ---- Fixtures: ten u32, then the byte runs --------------------------------------------------- */
-
-typedef struct slice {
-    uint32_t head[10];
-    float offset;
-    uint8_t packed[2048], absmax[256];
-    float levels[16], nested_absmax[16], nested_map[256];
-    uint16_t expected[4096];
-} slice;
-
-static FILE *open_fixture(const char *name)
-{
-    const char *folder = getenv("NPT_FIXTURES");
-    char path[1024];
-    if (folder != NULL) {
-        snprintf(path, sizeof path, "%s/bnb/%s", folder, name);
-    } else {
-        const char *top = getenv("NPT_SRCDIR");
-        snprintf(path, sizeof path, "%s/../shared/fixtures/bnb/%s", top != NULL ? top : ".", name);
-    }
-    return fopen(path, "rb");
-}
-
-static bool load_slice(const char *name, slice *s)
-{
-    FILE *file = open_fixture(name);
-    if (file == NULL) return false;
-    void *runs[] = {s->packed, s->absmax, s->levels, s->nested_absmax, s->nested_map, s->expected};
-    size_t room[] = {sizeof s->packed,        sizeof s->absmax,     sizeof s->levels,
-                     sizeof s->nested_absmax, sizeof s->nested_map, sizeof s->expected};
-    bool good = fread(s->head, 4, 10, file) == 10 && s->head[1] == 4096;
-    memcpy(&s->offset, &s->head[9], 4);
-    for (int i = 0; i < 6 && good; i++) {
-        size_t bytes = s->head[3 + i];
-        good = bytes <= room[i] && fread(runs[i], 1, bytes, file) == bytes;
-    }
-    fclose(file);
-    return good;
-}
-
-static void check_slice(const char *name)
-{
-    static slice s;
-    static uint16_t got[4096];
-    float absmax[64];
-    if (!load_slice(name, &s)) {
-        printf("# fixture %s absent: not checked\n", name);
-        return;
-    }
-    if (s.head[0] == 2)
-        npt_nf4_unnest(s.absmax, s.nested_map, s.nested_absmax, NPT_NF4_NESTED_BLOCK, s.offset, 64,
-                       absmax);
-    else
-        memcpy(absmax, s.absmax, sizeof absmax);
-    npt_nf4_dequantize(s.packed, absmax, s.levels, 4096, got, NPT_BF16);
-    assert_memory_equal(got, s.expected, sizeof got);
-    assert_memory_equal(s.levels, npt_nf4_levels, sizeof s.levels);
-}
-
-static void single_slice_decodes(void **state)
-{
-    (void)state;
-    check_slice("llama_1b_nf4.bin");
-}
-
-static void nested_slice_decodes(void **state)
-{
-    (void)state;
-    check_slice("llama_1b_nf4_double_quant.bin");
-}
-
-static void published_map(void **state)
-{
-    (void)state;
-    static slice s;
-    float map[256];
-    if (!load_slice("llama_1b_nf4_double_quant.bin", &s)) {
-        printf("# fixture absent: not checked\n");
-        return;
-    }
-    npt_nf4_dynamic_map(map);
-    assert_memory_equal(map, s.nested_map, sizeof map);
-}
-
-/* Levels of a decoded slice times their absmax quantize to the same bytes: each is its own level.
- */
-static void decoded_slice_quantizes_back(void **state)
-{
-    (void)state;
-    static slice s;
-    static float values[4096];
-    uint8_t packed[2048];
-    float absmax[64];
-    if (!load_slice("llama_1b_nf4.bin", &s)) {
-        printf("# fixture absent: not checked\n");
-        return;
-    }
-    npt_nf4_dequantize(s.packed, (const float *)(const void *)s.absmax, s.levels, 4096, values,
-                       NPT_F32);
-    npt_nf4_quantize(values, NPT_F32, 4096, packed, absmax);
-    assert_memory_equal(packed, s.packed, sizeof packed);
-    assert_memory_equal(absmax, s.absmax, sizeof absmax);
-}
 
 /* ---- Vectors made with bitsandbytes on a CPU (tests/golden/make_nf4.py) ---------------------- */
 
@@ -358,11 +254,6 @@ static void equal_absmax_nests_to_itself(void **state)
 int main(void)
 {
     const npt_case cases[] = {
-        NPT_CASE("a slice quantized by bitsandbytes decodes to its BF16 values",
-                 single_slice_decodes),
-        NPT_CASE("a doubly quantized slice decodes to its BF16 values", nested_slice_decodes),
-        NPT_CASE("the dynamic map has the bits of a published one", published_map),
-        NPT_CASE("a decoded slice quantizes back to its bytes", decoded_slice_quantizes_back),
         NPT_CASE("quantizing gives the bytes of bitsandbytes' own vectors", golden_vectors),
         NPT_CASE("a value on a threshold goes down", ties_go_down),
         NPT_CASE("every level is its own code", levels_are_their_own_code),

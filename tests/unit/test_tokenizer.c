@@ -137,48 +137,6 @@ GOLDEN(metaspace)
 GOLDEN(fused)
 GOLDEN(splits)
 
-/* ---- The fixture of others ---------------------------------------------------------------------
- */
-
-static char *fixture(const char *name)
-{
-    const char *top = getenv("NPT_FIXTURES");
-    char *folder = top != NULL ? npt_strdup(top) : npt_test_path("../shared/fixtures");
-    char *path = npt_path_join(folder, name);
-    if (top != NULL)
-        npt_free(folder);
-    else
-        free(folder);
-    return path;
-}
-
-static void fixture_ids(void **state)
-{
-    char *path = fixture("tokenizers/llama3-style.json");
-    char *expected = fixture("tokenizers/llama3-style.vectors.json");
-    npt_tokenizer *tokenizer = NULL;
-    json_t *root = NULL, *vector;
-    int failed = 0;
-    size_t at;
-
-    (void)state;
-    if (!npt_path_exists(path)) {
-        print_message("SKIP: %s is absent\n", path);
-    } else {
-        assert_int_equal(npt_tokenizer_open(&tokenizer, path), NPT_OK);
-        assert_int_equal(npt_json_load(expected, 0, &root), NPT_OK);
-        assert_true(json_array_size(json_object_get(root, "vectors")) > 0);
-        json_array_foreach(json_object_get(root, "vectors"), at, vector) failed +=
-            check_ids(tokenizer, "fixture", json_object_get(vector, "text"), false,
-                      json_object_get(vector, "ids"));
-        assert_int_equal(failed, 0);
-        json_decref(root);
-        npt_tokenizer_close(tokenizer);
-    }
-    npt_free(path);
-    npt_free(expected);
-}
-
 /* ---- What is refused ------------------------------------------------------------------------- */
 
 #define MODEL                                                                                      \
@@ -379,7 +337,6 @@ int main(void)
         NPT_CASE("one with unknown tokens and single digits does too", golden_metaspace),
         NPT_CASE("one with fused unknown tokens and a replacing normalizer does too", golden_fused),
         NPT_CASE("one with every behaviour of Split does too", golden_splits),
-        NPT_CASE("the fixture tokenizer gives the ids that its own tests expect", fixture_ids),
         NPT_CASE("a step or model that is not supported is refused by name", refusals),
         NPT_CASE("text that is not UTF-8 and unknown ids are refused", bad_input),
         NPT_CASE("one word of a megabyte is encoded in a moment", long_word),
