@@ -71,20 +71,11 @@ static npt_status allocate(npt_adapters *adapters, npt_parameter *p, bool traina
     return p->moment1 && p->moment2 && p->grad ? NPT_OK : NPT_E_NOMEM;
 }
 
-static void round_value(const npt_adapters *adapters, npt_parameter *p)
-{
-    if (adapters->dtype == NPT_F32) return;
-    for (int64_t i = 0; i < p->rows * p->cols; i++)
-        npt_store(p->value, adapters->dtype, (size_t)i, p->master[i]);
-}
-
-static void set_initial(const npt_adapters *adapters, npt_parameter *p, double deviation,
-                        uint64_t seed, uint64_t stream)
+static void set_initial(npt_parameter *p, double deviation, uint64_t seed, uint64_t stream)
 {
     for (int64_t i = 0; i < p->rows * p->cols; i++)
         p->master[i] =
             deviation == 0 ? 0.0f : (float)(deviation * npt_rng_normal(seed, stream, (uint64_t)i));
-    round_value(adapters, p);
 }
 
 npt_status npt_adapters_init(npt_adapters *adapters, const npt_adapters_options *options,
@@ -112,11 +103,35 @@ npt_status npt_adapters_init(npt_adapters *adapters, const npt_adapters_options 
         adapter->count = adapters->kind->describe(adapters, config, adapter->parameters, deviation);
         for (int i = 0; i < adapter->count; i++) {
             NPT_TRY(allocate(adapters, &adapter->parameters[i], trainable));
-            set_initial(adapters, &adapter->parameters[i], deviation[i], options->seed,
+            set_initial(&adapter->parameters[i], deviation[i], options->seed,
                         (uint64_t)(NPT_RNG_ADAPTER + 16 * layer + i));
         }
     }
     return NPT_OK;
+}
+
+/* ---- Rounding ---- */
+
+typedef struct round_context {
+    const npt_adapters *adapters;
+    npt_sites *sites;
+} round_context;
+
+static npt_status round_parameter(void *context, int layer, npt_parameter *p)
+{
+    const round_context *round = context;
+    const int64_t n = p->rows * p->cols;
+    npt_dtype to = npt_site(round->sites, NPT_SITE_UPDATE, layer, NPT_FORWARD, NPT_F32, n);
+    NPT_ASSERT(to == round->adapters->dtype);
+    for (int64_t i = 0; to != NPT_F32 && i < n; i++)
+        npt_store(p->value, to, (size_t)i, p->master[i]);
+    return NPT_OK;
+}
+
+void npt_adapters_round(npt_adapters *adapters, npt_sites *sites)
+{
+    round_context round = {adapters, sites};
+    (void)npt_adapters_visit(adapters, round_parameter, &round);
 }
 
 /* ---- Files ---- */
@@ -147,7 +162,6 @@ int64_t npt_adapters_size(const npt_adapters *adapters)
 }
 
 typedef struct load_context {
-    npt_adapters *adapters;
     const npt_st *st;
     size_t found;
 } load_context;
@@ -162,14 +176,13 @@ static npt_status load_parameter(void *context, int layer, npt_parameter *p)
                            NPT_DTYPE_NONE, 2, shape, &tensor));
     for (int64_t i = 0; i < p->rows * p->cols; i++)
         p->master[i] = npt_load(tensor->data, tensor->dtype, (size_t)i);
-    round_value(load->adapters, p);
     load->found++;
     return NPT_OK;
 }
 
 npt_status npt_adapters_load(npt_adapters *adapters, const npt_st *st)
 {
-    load_context load = {adapters, st, 0};
+    load_context load = {st, 0};
     NPT_TRY(npt_adapters_visit(adapters, load_parameter, &load));
     for (size_t i = 0; i < npt_st_count(st) && load.found < npt_st_count(st); i++) {
         const npt_st_tensor *tensor = npt_st_at(st, i);

@@ -52,7 +52,8 @@ typedef struct npt_adapters_options {
 } npt_adapters_options;
 
 /* Makes room in `arena` (values, masters; moments and gradients where `trainable`) and sets the
- * initial values of method.md §1. NPT_E_USAGE for a layer selection that does not fit the model. */
+ * masters to the initial values of method.md §1; npt_adapters_round() makes the values. NPT_E_USAGE
+ * for a layer selection that does not fit the model. */
 npt_status npt_adapters_init(npt_adapters *adapters, const npt_adapters_options *options,
                              const npt_config *config, const npt_policy *policy, npt_arena *arena,
                              bool trainable);
@@ -67,7 +68,10 @@ int64_t npt_adapters_size(const npt_adapters *adapters); /* elements in all */
 typedef npt_status npt_parameter_visitor(void *context, int layer, npt_parameter *parameter);
 npt_status npt_adapters_visit(npt_adapters *adapters, npt_parameter_visitor *visit, void *context);
 
-/* Values from a safetensors file (any float dtype); masters get the file's exact values.
+/* The adapters as used: masters rounded to their dtype, announced as NPT_SITE_UPDATE. */
+void npt_adapters_round(npt_adapters *adapters, npt_sites *sites);
+
+/* Masters from a safetensors file (any float dtype, exactly); npt_adapters_round() comes after.
  * NPT_E_FORMAT: a tensor is missing, or is of another rank or shape, or belongs to a layer without
  * adapter. */
 npt_status npt_adapters_load(npt_adapters *adapters, const npt_st *st);

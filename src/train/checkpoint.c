@@ -314,6 +314,7 @@ npt_status npt_checkpoint_load(const npt_checkpoint *checkpoint, const char *dir
     /* after the values: a master is more exact than the value it was rounded to */
     if (status == NPT_OK) status = npt_st_open(&st, state, false);
     if (status == NPT_OK) status = read_state(checkpoint, st);
+    if (status == NPT_OK) npt_adapters_round(checkpoint->adapters, checkpoint->sites);
     npt_st_close(st);
     npt_free(values);
     npt_free(state);

@@ -39,6 +39,7 @@ typedef struct npt_checkpoint {
     npt_train_state *state;
     json_t *adapter_config; /* adapter_config.json */
     json_t *settings;       /* what decides the run's arithmetic; compared on resume */
+    npt_sites *sites;       /* for the rounding of adapters that were read */
 } npt_checkpoint;
 
 /* Writes `directory` (all or nothing; an existing one is replaced). NPT_E_IO. */

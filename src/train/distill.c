@@ -54,10 +54,11 @@ npt_status npt_distiller_init(npt_distiller *d, npt_exec *exec, const npt_model 
     d->states = npt_alloc(layers, sizeof *d->states);
     d->teacher_h = npt_alloc(layers, sizeof *d->teacher_h);
     d->student_h = npt_alloc(layers, sizeof *d->student_h);
-    d->same = npt_alloc(layers, sizeof *d->same);
     if (d->teacher_sites && d->student_sites && d->step && d->states && d->teacher_h &&
-        d->student_h && d->same)
+        d->student_h) {
+        npt_adapters_round(adapters, d->student_sites);
         return NPT_OK;
+    }
     npt_distiller_fini(d);
     return NPT_E_NOMEM;
 }
@@ -70,7 +71,6 @@ void npt_distiller_fini(npt_distiller *d)
     npt_free(d->states);
     npt_free(d->teacher_h);
     npt_free(d->student_h);
-    npt_free(d->same);
     npt_free(d->row_sums);
     npt_free(d->cos);
     npt_free(d->sin);

@@ -27,7 +27,6 @@ typedef struct npt_distiller {
     /* kept between teacher and student of one run, [layers] each */
     npt_block_state *states;
     npt_mat *teacher_h, *student_h;
-    bool *same; /* the student's output is the teacher's */
     double *row_sums;
     int64_t row_sums_size;
 } npt_distiller;
@@ -42,7 +41,7 @@ typedef struct npt_distill_sums {
     npt_mat teacher_h, student_h; /* h of the last block; valid until the next run */
 } npt_distill_sums;
 
-/* `model` is loaded; everything passed is borrowed. Plans the sites. */
+/* Everything passed is borrowed. Plans the sites, and rounds the adapters as they begin. */
 npt_status npt_distiller_init(npt_distiller *distiller, npt_exec *exec, const npt_model *model,
                               const npt_policy *policy, npt_adapters *adapters,
                               const npt_objective *objective);

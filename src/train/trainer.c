@@ -107,7 +107,8 @@ static void report_step(npt_trainer *t, const npt_step_result *r, bool logged)
 
 static npt_status save(npt_trainer *t, const char *name)
 {
-    const npt_checkpoint checkpoint = {&t->adapters, &t->state, t->adapter_config, t->settings};
+    const npt_checkpoint checkpoint = {&t->adapters, &t->state, t->adapter_config, t->settings,
+                                       t->distiller.student_sites};
     char *path = npt_path_join(t->options.output_dir, name);
     if (path == NULL) return NPT_E_NOMEM;
     npt_status status = npt_checkpoint_save(&checkpoint, path);
@@ -330,7 +331,8 @@ static npt_status check_branch(const npt_trainer *t, const char *path)
 static npt_status resume(npt_trainer *t)
 {
     const npt_train_options *o = &t->options;
-    const npt_checkpoint checkpoint = {&t->adapters, &t->state, t->adapter_config, t->settings};
+    const npt_checkpoint checkpoint = {&t->adapters, &t->state, t->adapter_config, t->settings,
+                                       t->distiller.student_sites};
     char *path;
     if (strcmp(o->resume, "auto") == 0) {
         NPT_TRY(npt_checkpoint_find(o->output_dir, &path));
@@ -389,6 +391,7 @@ static npt_status load_initial(npt_trainer *t)
     char *path;
     NPT_TRY(npt_setup_find_adapter(t->options.init_adapter, &path));
     npt_status status = npt_setup_load_adapters(&t->adapters, path);
+    if (status == NPT_OK) npt_adapters_round(&t->adapters, t->distiller.student_sites);
     if (status == NPT_OK) npt_log(NPT_LOG_NOTE, "adapters begin with those of %s", path);
     npt_free(path);
     return status;

@@ -5,6 +5,7 @@
 
 #include <math.h>
 
+#include "train/distill.h"
 #include "unit/temp_dir.h"
 
 /* Checkpoints of a small set of adapters that no model needs: what is saved comes back exactly, or
@@ -17,6 +18,7 @@ typedef struct rig {
     npt_adapters adapters;
     npt_train_state state;
     json_t *adapter_config, *settings;
+    npt_sites *sites;
     npt_checkpoint checkpoint;
 } rig;
 
@@ -51,12 +53,17 @@ static void rig_init(rig *r, bool half, int rank, uint64_t seed)
     r->adapter_config = json_pack("{s:s}", "peft_type", "NPT");
     r->settings = json_pack("{s:s, s:i, s:f, s:i}", "model", "m", "adapter_rank", 3,
                             "learning_rate", 1e-4, "seed", 1);
-    r->checkpoint = (npt_checkpoint){&r->adapters, &r->state, r->adapter_config, r->settings};
+    r->sites = npt_sites_for(&policy, &config, &r->adapters);
+    assert_non_null(r->sites);
+    npt_adapters_round(&r->adapters, r->sites);
+    r->checkpoint =
+        (npt_checkpoint){&r->adapters, &r->state, r->adapter_config, r->settings, r->sites};
 }
 
 static void rig_fini(rig *r)
 {
     npt_train_state_fini(&r->state);
+    npt_sites_destroy(r->sites);
     json_decref(r->adapter_config);
     json_decref(r->settings);
     npt_arena_destroy(r->arena);
