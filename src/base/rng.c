@@ -66,19 +66,3 @@ double npt_rng_normal(uint64_t seed, uint64_t stream, uint64_t index)
     double radius = sqrt(-2.0 * log(1.0 - unit(words[0]))); /* 1 - u is in (0, 1] */
     return radius * cos(two_pi * unit(words[1]));
 }
-
-/* The upper half of a 128-bit product, in parts: not every compiler has a 128-bit integer. */
-static uint64_t multiply_high(uint64_t a, uint64_t b)
-{
-    uint64_t a0 = (uint32_t)a, a1 = a >> 32, b0 = (uint32_t)b, b1 = b >> 32;
-    uint64_t middle = a1 * b0 + (a0 * b0 >> 32);
-    uint64_t carry = (uint32_t)middle + a0 * b1;
-    return a1 * b1 + (middle >> 32) + (carry >> 32);
-}
-
-uint64_t npt_rng_below(uint64_t seed, uint64_t stream, uint64_t index, uint64_t bound)
-{
-    uint64_t words[2];
-    draw(seed, stream, index, words);
-    return multiply_high(words[0], bound);
-}

@@ -9,17 +9,14 @@
 /* One block: counter and key in, four words out. */
 void npt_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 
-/* Uniform in [0, 1), 53 bits; normal with mean 0 and deviation 1 (Box–Muller in F64);
- * integer in [0, bound), bound > 0, without bias worth naming (bound « 2^64). */
+/* Uniform in [0, 1), 53 bits; normal with mean 0 and deviation 1 (Box–Muller in F64). */
 double npt_rng_uniform(uint64_t seed, uint64_t stream, uint64_t index);
 double npt_rng_normal(uint64_t seed, uint64_t stream, uint64_t index);
-uint64_t npt_rng_below(uint64_t seed, uint64_t stream, uint64_t index, uint64_t bound);
 
 /* Stream numbers in use, so that no two purposes share one. */
 enum npt_rng_stream {
-    NPT_RNG_ADAPTER = 1,         /* + 16 × layer + parameter */
+    NPT_RNG_ADAPTER = 1, /* + 16 × layer + parameter */
     NPT_RNG_TEACHER_FORCING = 1 << 20,
-    NPT_RNG_SHUFFLE = 1 << 21,
     NPT_RNG_MAKE_MODEL = 1 << 22 /* + tensor number */
 };
 

@@ -9,6 +9,7 @@
 #include "base/memory.h"
 #include "files/files.h"
 #include "files/json.h"
+#include "tensor/dtype.h"
 
 /* Reads config.json strictly: a key that is absent gets the default of its family, a key that is
  * present must make sense, and what npt does not compute is refused by name. */
@@ -228,15 +229,11 @@ static npt_status load_rope(const json_t *root, const char *what, npt_config *c)
 
 static npt_status load_dtype(const json_t *root, const char *what, npt_config *c)
 {
-    static const struct {
-        const char *word;
-        npt_dtype dtype;
-    } words[] = {{"float32", NPT_F32}, {"float16", NPT_F16}, {"bfloat16", NPT_BF16}};
     const char *word;
     NPT_TRY(npt_json_string(root, "torch_dtype", what, NULL, &word));
     NPT_TRY(npt_json_string(root, "dtype", what, word, &word));
-    for (size_t i = 0; word != NULL && i < sizeof words / sizeof words[0]; i++)
-        if (strcmp(word, words[i].word) == 0) c->dtype = words[i].dtype;
+    const npt_dtype dtype = npt_dtype_from_word(word);
+    if (npt_dtype_is_float(dtype)) c->dtype = dtype;
     return NPT_OK;
 }
 

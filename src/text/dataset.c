@@ -3,6 +3,7 @@
 
 #include "text/dataset.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -308,8 +309,10 @@ static void write_ids(const npt_ids *ids, FILE *out)
 
 static npt_status check_written(FILE *out)
 {
+    errno = 0;
     if (fflush(out) == 0 && !ferror(out)) return NPT_OK;
-    return npt_fail(NPT_E_IO, "the output cannot be written");
+    return npt_fail(NPT_E_IO, "cannot write the output: %s",
+                    errno != 0 ? strerror(errno) : "the stream reports an error");
 }
 
 npt_status npt_dataset_tokenize(npt_dataset *d, FILE *out)
@@ -327,6 +330,20 @@ npt_status npt_dataset_tokenize(npt_dataset *d, FILE *out)
     return status != NPT_OK ? status : check_written(out);
 }
 
+/* A row stays a line: line ends inside it are written as \n and \r. */
+static void write_text(const char *text, size_t length, FILE *out)
+{
+    for (size_t i = 0; i < length; i++) {
+        if (text[i] == '\n')
+            fputs("\\n", out);
+        else if (text[i] == '\r')
+            fputs("\\r", out);
+        else
+            putc(text[i], out);
+    }
+    putc('\n', out);
+}
+
 static npt_status detokenize_line(npt_tokenizer *tokenizer, const npt_line *line, npt_ids *ids,
                                   FILE *out)
 {
@@ -341,10 +358,7 @@ static npt_status detokenize_line(npt_tokenizer *tokenizer, const npt_line *line
     status = read_ids(json_object_get(row, "input_ids"), ids);
     if (status == NPT_OK)
         status = npt_tokenizer_decode(tokenizer, ids->data, ids->count, true, &text, &length);
-    if (status == NPT_OK) {
-        fwrite(text, 1, length, out);
-        fputc('\n', out);
-    }
+    if (status == NPT_OK) write_text(text, length, out);
     npt_free(text);
     json_decref(row);
     return status;

@@ -61,8 +61,8 @@ void npt_dataset_close(npt_dataset *dataset);
 npt_status npt_dataset_tokenize(npt_dataset *dataset, FILE *out);
 
 /* The reverse: for each {"input_ids":[…]} line of `in`, its text and a newline; special tokens are
- * left out. Newlines inside a text are written as they are, so rows can be told apart only where
- * the texts have none. NPT_E_DATA with the line's number for a line that is something else. */
+ * left out, and line ends inside a text are written as \n and \r, so that a row stays a line.
+ * NPT_E_DATA with the line's number for a line that is something else. */
 npt_status npt_detokenize_stream(npt_tokenizer *tokenizer, FILE *in, FILE *out);
 
 #endif

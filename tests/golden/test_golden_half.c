@@ -7,7 +7,10 @@
 
 /* Training in halves (R2, R3, R4) against the F64 truth, on every matmul backend. A run of npt may
  * be twice as far from the truth as eager PyTorch's run in the same dtype, which made the same
- * number of roundings; where PyTorch was right by luck, the floors below hold. */
+ * number of roundings. Where PyTorch was right by luck, the floors below hold: an ulp of the half
+ * type for D, reg and the whole gradient, two for one tensor of it (the smallest have a few dozen
+ * values), eight (BF16) or sixteen (F16) for the update, because Adam makes a full step of a
+ * gradient near zero, whichever sign it was rounded to. */
 
 static const char *const names[] = {"llama",
                                     "llama-adam",
@@ -47,17 +50,17 @@ typedef struct precision {
 } precision;
 
 static const precision r2 = {
-    "R2",   "f16", "expect_f16.safetensors", "truth_f16", {.use_fp16 = true}, 0x1p-10 / 3, 0x1p-10,
-    0x1p-7, 1.1};
+    "R2",   "f16", "expect_f16.safetensors", "truth_f16", {.use_fp16 = true}, 0x1p-10, 0x1p-10,
+    0x1p-6, 1.1};
 static const precision r3 = {
-    "R3",   "bf16", "expect_bf16.safetensors", "truth_bf16", {.use_bf16 = true}, 0x1p-7 / 3, 0x1p-7,
-    0x1p-5, 1.1};
+    "R3",   "bf16", "expect_bf16.safetensors", "truth_bf16", {.use_bf16 = true}, 0x1p-7, 0x1p-7,
+    0x1p-4, 1.1};
 /* Mixed: weights rounded for the products only, so the truth is F32's, and only operands are
  * rounded. */
-static const precision r4_f16 = {"R4 fp16",   "f16",   NULL,   NULL, {.mixed_precision = NPT_F16},
-                                 0x1p-10 / 3, 0x1p-10, 0x1p-7, 0.8};
-static const precision r4_bf16 = {"R4 bf16",  "bf16", NULL,   NULL, {.mixed_precision = NPT_BF16},
-                                  0x1p-7 / 3, 0x1p-7, 0x1p-5, 0.8};
+static const precision r4_f16 = {"R4 fp16", "f16",   NULL,   NULL, {.mixed_precision = NPT_F16},
+                                 0x1p-10,   0x1p-10, 0x1p-6, 0.8};
+static const precision r4_bf16 = {"R4 bf16", "bf16", NULL,   NULL, {.mixed_precision = NPT_BF16},
+                                  0x1p-7,    0x1p-7, 0x1p-4, 0.8};
 
 typedef struct worst_ratio {
     double d, reg, gradient, tensor, update;
@@ -69,9 +72,9 @@ typedef struct worst_ratio {
 static double judge(double gap, double pytorch, double floor, double *worst, const char *name,
                     const char *what)
 {
-    const double allowed = pytorch > floor ? pytorch : floor;
-    golden_assert_within(gap, 2 * allowed, "%s: %s", name, what);
-    if (gap / allowed > *worst) *worst = gap / allowed;
+    const double allowed = 2 * pytorch > floor ? 2 * pytorch : floor;
+    golden_assert_within(gap, allowed, "%s: %s", name, what);
+    if (2 * gap / allowed > *worst) *worst = 2 * gap / allowed;
     return gap / pytorch;
 }
 
@@ -112,7 +115,7 @@ static void check_gradient(golden_run *run, const npt_st *expect, const json_t *
                        p->floor_gradient, &worst->gradient, run->c->name, "the gradient"));
     for (int i = 0; i < gaps.count; i++)
         judge(golden_gap_relative(&gaps.tensors[i]), golden_real(by_tensor, gaps.names[i]),
-              p->floor_gradient, &worst->tensor, run->c->name, gaps.names[i]);
+              2 * p->floor_gradient, &worst->tensor, run->c->name, gaps.names[i]);
 }
 
 static void check_case(const char *name, const char *backend, const precision *p,
