@@ -234,6 +234,44 @@ NPT_API void npt_evaluate_options_init(npt_evaluate_options *options);
 NPT_API npt_status npt_evaluate(const npt_evaluate_options *options, npt_evaluate_report *report);
 NPT_API void npt_evaluate_report_fini(npt_evaluate_report *report);
 
+/* ---- Doctor -------------------------------------------------------------------------------- */
+
+/* What the doctor found; the exit code of the command. */
+typedef enum npt_verdict {
+    NPT_VERDICT_FINE = 0,
+    NPT_VERDICT_WARNING = 1,
+    NPT_VERDICT_WOULD_FAIL = 2,
+    NPT_VERDICT_NUMERIC = 3 /* values that are not finite, or lost */
+} npt_verdict;
+
+typedef struct npt_doctor_options {
+    bool json; /* one object, schema in doc/precision.md; else text for a person */
+    bool scan; /* plan: reads every weight for values the planned dtype cannot hold */
+    bool all;  /* probe: every site, not the worst `top` */
+    int top;   /* 0: ten */
+} npt_doctor_options;
+
+/* What a run with these options would do, from headers only: policy, casts, files, memory. Nothing
+ * is written but `out`. */
+NPT_API npt_status npt_doctor_plan(const npt_train_options *options,
+                                   const npt_doctor_options *doctor, FILE *out,
+                                   npt_verdict *verdict);
+/* One batch forward and backward, every site observed beside an F32 shadow. `resume` may name a
+ * checkpoint whose adapters, moments and loss scale are taken; nothing is written but `out`. */
+NPT_API npt_status npt_doctor_probe(const npt_train_options *options,
+                                    const npt_doctor_options *doctor, FILE *out,
+                                    npt_verdict *verdict);
+/* Two probes in JSON: the first site that differs beyond its tolerance, then what follows it. */
+NPT_API npt_status npt_doctor_diff(const char *path_a, const char *path_b, bool json, FILE *out,
+                                   npt_verdict *verdict);
+/* An error text somebody pasted (`bytes` of any bytes): cause and remedy. NPT_VERDICT_FINE where it
+ * is known, NPT_VERDICT_WARNING where it is not, which is said. */
+NPT_API npt_status npt_doctor_explain(const char *text, size_t bytes, bool json, FILE *out,
+                                      npt_verdict *verdict);
+/* Precision checks on a small random model, on every backend present; TAP on `out`. `failed`: cases
+ * that failed. */
+NPT_API npt_status npt_selftest(const npt_compute_options *compute, FILE *out, int *failed);
+
 /* ---- Smaller commands ---------------------------------------------------------------------- */
 
 /* Writes what is compiled in, what this CPU has and, with a model, which backend each distinct

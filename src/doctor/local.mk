@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-2-Clause
+# npt doctor and npt selftest: they read the plan and observe a run; no rule is written twice.
