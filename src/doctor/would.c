@@ -338,8 +338,7 @@ static bool applies(const would_when *when, const npt_policy *policy, unsigned f
 {
     return is_in(when->rules, policy->base_rule) && is_in(when->act, policy->dtype[NPT_ROLE_ACT]) &&
            is_in(when->compute, policy->dtype[NPT_ROLE_COMPUTE]) &&
-           is_in(when->adapter, policy->dtype[NPT_ROLE_ADAPTER]) &&
-           (when->needs & ~features) == 0;
+           is_in(when->adapter, policy->dtype[NPT_ROLE_ADAPTER]) && (when->needs & ~features) == 0;
 }
 
 size_t npt_would_list(const npt_policy *policy, const npt_train_options *options,

@@ -55,7 +55,8 @@ static void every_case_is_used_once(void **state)
     (void)state;
     json_t *file, *cases = load_cases(&file), *entry;
     const char *id;
-    json_object_foreach (cases, id, entry) {
+    json_object_foreach(cases, id, entry)
+    {
         int uses = 0;
         const npt_would *row;
         for (size_t i = 0; (row = npt_would_at(i)) != NULL; i++) uses += strcmp(row->id, id) == 0;
