@@ -141,27 +141,23 @@ void npt_describe_log(const npt_setup *setup, const npt_adapters *adapters,
             npt_adapters_size(adapters), npt_sites_digest(distiller->student_sites));
 }
 
-/* Bytes of activations that backward keeps, per token, all layers; an upper bound for shorter rows.
- */
-static double activation_bytes(const npt_train_options *o, const npt_setup *setup,
-                               const npt_adapters *adapters)
+double npt_describe_activations(const npt_train_options *o, const npt_policy *policy,
+                                const npt_config *c)
 {
-    const npt_config *c = &setup->model->config;
-    double act = (double)npt_dtype_bytes(setup->policy.dtype[NPT_ROLE_ACT]);
-    double adapter = (double)npt_dtype_bytes(setup->policy.dtype[NPT_ROLE_ADAPTER]);
+    double act = (double)npt_dtype_bytes(policy->dtype[NPT_ROLE_ACT]);
+    double adapter = (double)npt_dtype_bytes(policy->dtype[NPT_ROLE_ADAPTER]);
     double q_width = (double)(c->heads * c->head_dim),
            kv_width = (double)(c->kv_heads * c->head_dim);
-    int terms = adapters->modulation == NPT_MODULATION_BOTH ? 2 : 1;
+    int terms = o->modulation == NPT_MODULATION_BOTH ? 2 : 1;
     double layer =
         act * (6 * (double)c->hidden + 2 * q_width + 2 * kv_width + 2 * (double)c->inter) +
-        adapter * (terms * (double)c->inter + adapters->rank) + 4 * (double)c->heads;
+        adapter * (terms * (double)c->inter + o->adapter_rank) + 4 * (double)c->heads;
     double layers = o->distill == NPT_DISTILL_LAYERWISE ? 1 : (double)c->layers;
     return layer * layers * (double)(o->batch_size * o->data.max_length);
 }
 
 npt_status npt_describe_dry_run(const npt_train_options *o, const npt_setup *setup,
-                                const npt_adapters *adapters, const npt_arena *arena,
-                                int64_t total_steps)
+                                const npt_arena *arena, int64_t total_steps)
 {
     static const npt_memory_tag tags[] = {NPT_MEM_ADAPTERS, NPT_MEM_MASTERS, NPT_MEM_MOMENTS,
                                           NPT_MEM_GRADIENTS};
@@ -179,6 +175,7 @@ npt_status npt_describe_dry_run(const npt_train_options *o, const npt_setup *set
                 (double)npt_arena_tag_bytes(arena, tags[i]) / mib);
     npt_log(NPT_LOG_NOTE,
             "memory: activations at most %.1f MiB, at %" PRId64 " rows of %" PRId64 " tokens",
-            activation_bytes(o, setup, adapters) / mib, o->batch_size, o->data.max_length);
+            npt_describe_activations(o, &setup->policy, &setup->model->config) / mib, o->batch_size,
+            o->data.max_length);
     return NPT_OK;
 }
