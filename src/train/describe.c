@@ -19,7 +19,7 @@ static const char *const scheduler_names[] = {"linear", "cosine", "constant",
 /* ---- JSON ---- */
 
 /* Names of files may be any bytes; JSON is UTF-8. */
-static json_t *describe_text(const char *text)
+json_t *npt_describe_text(const char *text)
 {
     json_t *string = json_string(text);
     char *copy = string == NULL ? npt_strdup(text) : NULL;
@@ -56,7 +56,7 @@ json_t *npt_describe_adapter(const npt_train_options *o, const npt_setup *setup,
 {
     return json_pack("{s:s, s:o, s:i, s:s, s:f, s:o, s:s, s:o, s:s, s:I}", "peft_type", "NPT",
                      "base_model_name_or_path",
-                     describe_text(o->model_name != NULL ? o->model_name : setup->model->directory),
+                     npt_describe_text(o->model_name != NULL ? o->model_name : setup->model->directory),
                      "r", adapters->rank, "modulation", adapters->kind->name, "modulation_scale",
                      o->modulation_scale, "layers", describe_layers(adapters), "adapter_dtype",
                      npt_dtype_name(adapters->dtype), "policy", describe_policy(&setup->policy),
@@ -69,7 +69,7 @@ json_t *npt_describe_settings(const npt_train_options *o, const npt_setup *setup
     char policy[256];
     npt_policy_describe(&setup->policy, policy, sizeof policy);
     json_t *s = json_pack("{s:o, s:i, s:s, s:f, s:o, s:s, s:I}", "model",
-                          describe_text(o->model_name != NULL ? o->model_name : "(bundled)"),
+                          npt_describe_text(o->model_name != NULL ? o->model_name : "(bundled)"),
                           "adapter_rank", adapters->rank, "modulation", adapters->kind->name,
                           "modulation_scale", o->modulation_scale, "layers",
                           describe_layers(adapters), "policy", policy, "seed", (json_int_t)o->seed);
@@ -84,9 +84,9 @@ json_t *npt_describe_settings(const npt_train_options *o, const npt_setup *setup
     json_object_set_new(s, "regularization_lambda", json_real(o->regularization_lambda));
     json_object_set_new(
         s, "dataset_name",
-        describe_text(o->data.dataset_name != NULL ? o->data.dataset_name : "(bundled)"));
+        npt_describe_text(o->data.dataset_name != NULL ? o->data.dataset_name : "(bundled)"));
     json_object_set_new(s, "dataset_split",
-                        describe_text(o->data.dataset_split != NULL ? o->data.dataset_split : ""));
+                        npt_describe_text(o->data.dataset_split != NULL ? o->data.dataset_split : ""));
     json_object_set_new(s, "max_length", json_integer(o->data.max_length));
     json_object_set_new(s, "num_samples", json_integer(o->data.num_samples));
     json_object_set_new(s, "batch_size", json_integer(o->batch_size));
@@ -112,8 +112,8 @@ json_t *npt_describe_run(const npt_train_options *o, const npt_setup *setup,
     for (size_t i = 0; i < npt_exec_backend_count(setup->exec); i++)
         json_array_append_new(backends, json_string(npt_exec_backend(setup->exec, i)->name));
     const npt_cpu *cpu = npt_exec_cpu(setup->exec);
-    json_t *name = o->run_name != NULL ? describe_text(o->run_name) : NULL;
-    json_t *command = o->command_line != NULL ? describe_text(o->command_line) : NULL;
+    json_t *name = o->run_name != NULL ? npt_describe_text(o->run_name) : NULL;
+    json_t *command = o->command_line != NULL ? npt_describe_text(o->command_line) : NULL;
     return json_pack("{s:s, s:s, s:o*, s:o*, s:o, s:s, s:I, s:o, s:s, s:s, s:i, s:I, s:O}",
                      "npt_version", npt_version(), "recipe",
                      o->recipe == NPT_RECIPE_PRETRAIN_SAFE ? "pretrain-safe" : "pretrain",

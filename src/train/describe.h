@@ -10,6 +10,8 @@
 #include "train/distill.h"
 #include "train/setup.h"
 
+/* A string in JSON; bytes that are not UTF-8 become '?'. */
+json_t *npt_describe_text(const char *text);
 json_t *npt_describe_adapter(const npt_train_options *options, const npt_setup *setup,
                              const npt_adapters *adapters);
 json_t *npt_describe_settings(const npt_train_options *options, const npt_setup *setup,
