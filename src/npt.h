@@ -251,6 +251,7 @@ typedef struct npt_doctor_options {
     bool scan; /* plan: reads every weight for values the planned dtype cannot hold */
     bool all;  /* probe: every site, not the worst `top` */
     int top;   /* 0: ten */
+    const char *layers; /* probe: rows of these blocks only; NULL: of those with an adapter */
 } npt_doctor_options;
 
 /* What a run with these options would do, from headers only: policy, casts, files, memory. Nothing
