@@ -164,8 +164,8 @@ void npt_probe_judge(npt_probe *probe)
         if (is_tight(row)) probe->verdict = NPT_VERDICT_WARNING;
     }
     if (probe->first != NULL)
-        probe->verdict = is_scale_too_high(probe, probe->first) ? NPT_VERDICT_WARNING
-                                                                 : NPT_VERDICT_NUMERIC;
+        probe->verdict =
+            is_scale_too_high(probe, probe->first) ? NPT_VERDICT_WARNING : NPT_VERDICT_NUMERIC;
     else if (!isfinite(probe->loss) || update_is_lost(probe))
         probe->verdict = NPT_VERDICT_NUMERIC;
 }
@@ -197,18 +197,19 @@ static void advise_overflow(const npt_probe *probe, const npt_probe_row *row, co
 {
     const char *dtype = npt_dtype_name(row->dtype);
     if (is_scale_too_high(probe, row))
-        snprintf(text, bytes,
-                 "%s overflows %s at loss scale %g; training backs off by itself and settles at %g: "
-                 "--initial_loss_scale %g saves the skipped steps.",
-                 label, dtype, probe->loss_scale, probe->settles_at, probe->settles_at);
+        snprintf(
+            text, bytes,
+            "%s overflows %s at loss scale %g; training backs off by itself and settles at %g: "
+            "--initial_loss_scale %g saves the skipped steps.",
+            label, dtype, probe->loss_scale, probe->settles_at, probe->settles_at);
     else if (isinf(row->shadow_largest))
         snprintf(text, bytes,
                  "%s is not finite in F32 either: the weights, the adapter or the batch are "
                  "broken; no precision flag mends it.",
                  label);
     else if (row->dtype == NPT_F16 && row->shadow_largest > 65504)
-        snprintf(text, bytes, "%s overflows F16 (%.6g in F32, the largest F16 is 65504): %s.", label,
-                 row->shadow_largest, wider);
+        snprintf(text, bytes, "%s overflows F16 (%.6g in F32, the largest F16 is 65504): %s.",
+                 label, row->shadow_largest, wider);
     else
         snprintf(text, bytes,
                  "%s has %lld infinite values, where the F32 shadow has none above %.4g: %s; if it "
@@ -229,12 +230,12 @@ static void advise_site(const npt_probe *probe, const npt_probe_row *row, char *
     else if (row->finding == NPT_FINDING_OVERFLOW)
         advise_overflow(probe, row, label, text, bytes);
     else if (row->finding == NPT_FINDING_NAN)
-        snprintf(text, bytes,
-                 "%s has %lld NaN and what it read was finite%s: %s.", label,
+        snprintf(text, bytes, "%s has %lld NaN and what it read was finite%s: %s.", label,
                  (long long)row->survey.nan,
                  isfinite(row->shadow_largest) ? ", as is the F32 shadow" : "",
-                 isfinite(row->shadow_largest) ? "try --backend reference, and report this"
-                                               : "the weights, the adapter or the batch are broken");
+                 isfinite(row->shadow_largest)
+                     ? "try --backend reference, and report this"
+                     : "the weights, the adapter or the batch are broken");
     else if (row->finding == NPT_FINDING_UNDERFLOW && row->direction == NPT_BACKWARD)
         snprintf(text, bytes,
                  "%s: %.0f %% of the gradient is flushed to zero in %s: raise --initial_loss_scale "

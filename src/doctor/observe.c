@@ -87,9 +87,9 @@ static npt_status see_shadow(npt_observer *observer, const npt_env *env,
     npt_exec_kernels(env->exec)->survey(npt_exec_run(env->exec), elements, npt_mat_in(seen->result),
                                         0, &survey);
     s[part].elements = elements;
-    s[part].largest = survey.nonfinite > 0             ? INFINITY
+    s[part].largest = survey.nonfinite > 0       ? INFINITY
                       : survey.max > -survey.min ? survey.max
-                                                       : -survey.min;
+                                                 : -survey.min;
     take_sample(seen->result, s[part].values);
     return NPT_OK;
 }

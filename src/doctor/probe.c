@@ -75,8 +75,8 @@ static npt_status open_shadow(const npt_trainer *t, shadow_run *s)
     s->arena = npt_arena_create("shadow");
     s->seen = npt_shadow_create((int)s->model->config.layers);
     if (s->arena == NULL || s->seen == NULL) return NPT_E_NOMEM;
-    NPT_TRY(npt_adapters_init(&s->adapters, &adapters, &s->model->config, &s->policy, s->arena,
-                              true));
+    NPT_TRY(
+        npt_adapters_init(&s->adapters, &adapters, &s->model->config, &s->policy, s->arena, true));
     copy_masters(&t->adapters, &s->adapters);
     NPT_TRY(npt_distiller_init(&s->distiller, t->setup.exec, s->model, &s->policy, &s->adapters,
                                &t->distiller.objective));
@@ -167,8 +167,7 @@ static void judge_scales(npt_probe *probe, const npt_shadow *shadow)
     for (int i = 0; i < NPT_PROBE_SCALES; i++) {
         const double factor = ldexp(1, -2 * i);
         probe->scales[probe->scale_count++] =
-            (npt_probe_scale){probe->loss_scale * factor,
-                              npt_shadow_flushed(shadow, probe, factor),
+            (npt_probe_scale){probe->loss_scale * factor, npt_shadow_flushed(shadow, probe, factor),
                               log2(65504 / (largest * factor))};
     }
     if (largest > 0 && isfinite(largest))
@@ -239,8 +238,7 @@ static void count_updates(npt_probe *probe, const npt_trainer *t, const float *b
 static npt_status observe_update(npt_trainer *t, npt_probe *probe)
 {
     npt_gradient_fault fault;
-    const double norm =
-        npt_gradients_norm(&t->adapters, t->setup.exec, probe->loss_scale, &fault);
+    const double norm = npt_gradients_norm(&t->adapters, t->setup.exec, probe->loss_scale, &fault);
     probe->update_rate = t->options.learning_rate;
     if (fault.found) return NPT_OK;
     float *before = save_values(t);

@@ -15,7 +15,8 @@ typedef enum npt_finding {
     NPT_FINDING_PRECISION  /* the greater part of it is error */
 } npt_finding;
 
-/* One result of the run; rows are in the order of execution. A number that does not exist is NAN. */
+/* One result of the run; rows are in the order of execution. A number that does not exist is NAN.
+ */
 typedef struct npt_probe_row {
     npt_site_id site;
     int layer;
@@ -25,13 +26,13 @@ typedef struct npt_probe_row {
     npt_dtype dtype;
     int64_t elements;
     npt_survey survey;
-    double largest;    /* magnitude */
-    double rms;        /* of the finite values */
-    double headroom;   /* bits from the largest magnitude up to the largest the dtype has */
-    double footroom;   /* bits from the rms down to the smallest normal number of the dtype */
-    double flushed;    /* share that is zero here and is not in the shadow (or before the cast) */
-    double error;      /* distance from the shadow, relative, L2, over a sample */
-    double growth;     /* error / largest error of what the site read; 1 or less: only passed on */
+    double largest;  /* magnitude */
+    double rms;      /* of the finite values */
+    double headroom; /* bits from the largest magnitude up to the largest the dtype has */
+    double footroom; /* bits from the rms down to the smallest normal number of the dtype */
+    double flushed;  /* share that is zero here and is not in the shadow (or before the cast) */
+    double error;    /* distance from the shadow, relative, L2, over a sample */
+    double growth;   /* error / largest error of what the site read; 1 or less: only passed on */
     double shadow_largest;
     float sample[8]; /* evenly spaced elements, for npt doctor diff */
     npt_finding finding;
@@ -63,7 +64,7 @@ typedef struct npt_probe {
     size_t count, capacity;
     npt_probe_update updates[NPT_ADAPTER_MAX_PARAMETERS];
     int update_count;
-    double update_rate; /* learning rate the updates were made with */
+    double update_rate;                       /* learning rate the updates were made with */
     npt_probe_scale scales[NPT_PROBE_SCALES]; /* this one, a fourth, a sixteenth */
     int scale_count;                          /* 0: no half-precision gradient */
     double settles_at; /* the largest power of two that does not overflow; NAN: no scale, or none */

@@ -52,10 +52,10 @@ static json_t *updates_json(const npt_probe *probe)
     json_t *updates = json_array();
     for (int i = 0; i < probe->update_count; i++) {
         const npt_probe_update *u = &probe->updates[i];
-        json_array_append_new(
-            updates, json_pack("{s:s, s:I, s:f, s:f}", "parameter", u->parameter, "moved",
-                               (json_int_t)u->moved, "lost_without_master", u->lost_without_master,
-                               "lost_with_master", u->lost_with_master));
+        json_array_append_new(updates, json_pack("{s:s, s:I, s:f, s:f}", "parameter", u->parameter,
+                                                 "moved", (json_int_t)u->moved,
+                                                 "lost_without_master", u->lost_without_master,
+                                                 "lost_with_master", u->lost_with_master));
     }
     return updates;
 }
@@ -65,9 +65,9 @@ static json_t *scales_json(const npt_probe *probe)
     json_t *scales = json_array();
     for (int i = 0; i < probe->scale_count; i++) {
         const npt_probe_scale *s = &probe->scales[i];
-        json_array_append_new(scales, json_pack("{s:f, s:o, s:o}", "loss_scale", s->scale,
-                                                "flushed", number(s->flushed), "headroom_bits",
-                                                number(s->headroom)));
+        json_array_append_new(scales,
+                              json_pack("{s:f, s:o, s:o}", "loss_scale", s->scale, "flushed",
+                                        number(s->flushed), "headroom_bits", number(s->headroom)));
     }
     return scales;
 }
@@ -95,8 +95,8 @@ static json_t *probe_json(const npt_probe *probe)
         "{s:s, s:s, s:s, s:s, s:s, s:o, s:s, s:s, s:i, s:I, s:I, s:o, s:f, s:o, s:i, s:o, s:s, "
         "s:o, s:f, s:o, s:o}",
         "schema", "npt-doctor-probe/1", "npt_version", npt_version(), "model",
-        npt_family_name(setup->model->config.family), "policy", policy, "digest", digest, "backends",
-        backends_json(setup->exec), "cpu", cpu->brand, "cpu_level",
+        npt_family_name(setup->model->config.family), "policy", policy, "digest", digest,
+        "backends", backends_json(setup->exec), "cpu", cpu->brand, "cpu_level",
         npt_cpu_level_name(cpu->level), "threads", npt_exec_threads(setup->exec), "sequences",
         (json_int_t)probe->sequences, "tokens", (json_int_t)probe->tokens, "loss",
         number(probe->loss), "loss_scale", probe->loss_scale, "settles_at",

@@ -48,27 +48,32 @@ static size_t choose_rows(const npt_probe *probe, const npt_doctor_options *opti
 
 /* ---- Cells ---- */
 
-/* A number in at most 9 columns, or a dash. */
-static const char *cell(double value, const char *format, char text[16])
+/* A number in at most 9 columns, with `digits` after the point (in the exponential form where it is
+ * negative), or a dash. */
+static const char *cell(double value, int digits, const char *unit, char text[24])
 {
     if (isnan(value)) return "-";
     if (isinf(value)) return value > 0 ? "inf" : "-inf";
-    snprintf(text, 16, format, value);
+    if (digits < 0)
+        snprintf(text, 24, "%.*e%s", -digits, value, unit);
+    else
+        snprintf(text, 24, "%.*f%s", digits, value, unit);
     return text;
 }
 
 static void print_row(const npt_probe_row *row, FILE *out)
 {
-    char label[80], a[16], b[16], c[16], d[16], e[16];
-    const char *mark = row->culprit                          ? "CULPRIT "
-                       : row->finding != NPT_FINDING_NONE ? "follows "
-                                                             : "";
+    char label[80], a[24], b[24], c[24], d[24], e[24];
+    const bool bad = row->finding != NPT_FINDING_NONE;
     fprintf(out, "  %-29s %-4s %9s %9s %8s %9s %8s  %s%s\n",
             npt_probe_label(row, label, sizeof label), npt_dtype_name(row->dtype),
-            cell(row->largest, "%.3g", a), cell(row->headroom, "%.1f", b),
-            cell(100 * row->flushed, "%.2f %%", c), cell(row->error, "%.1e", d),
-            cell(row->growth, "%.1f", e), mark,
-            row->finding != NPT_FINDING_NONE ? npt_finding_name(row->finding) : "");
+            cell(row->largest, -2, "", a), cell(row->headroom, 1, "", b),
+            cell(100 * row->flushed, 2, " %", c), cell(row->error, -1, "", d),
+            cell(row->growth, 1, "", e),
+            row->culprit ? "CULPRIT "
+            : bad        ? "follows "
+                         : "",
+            bad ? npt_finding_name(row->finding) : "");
 }
 
 static void print_rows(const npt_probe *probe, const npt_doctor_options *options, const bool *shown,
@@ -78,7 +83,8 @@ static void print_rows(const npt_probe *probe, const npt_doctor_options *options
     if (chosen == NULL) return;
     const size_t count = choose_rows(probe, options, shown, chosen);
     fprintf(out, "RANGE  %zu of %zu results%s\n", count, probe->count,
-            options->all ? ", in the order of execution" : ", the worst first; --all shows every one");
+            options->all ? ", in the order of execution"
+                         : ", the worst first; --all shows every one");
     fprintf(out, "  %-29s %-4s %9s %9s %8s %9s %8s\n", "site", "", "largest", "headroom", "flushed",
             "error", "growth");
     for (size_t i = 0; i < count; i++) print_row(chosen[i], out);
@@ -163,8 +169,7 @@ static void print_updates(const npt_probe *probe, FILE *out)
 {
     const char *adapter = npt_dtype_name(probe->trainer->adapters.dtype);
     const bool half = probe->trainer->adapters.dtype != NPT_F32;
-    if (probe->update_count == 0)
-        fputs("UPDATE none: the gradients are not finite\n", out);
+    if (probe->update_count == 0) fputs("UPDATE none: the gradients are not finite\n", out);
     for (int i = 0; i < probe->update_count; i++) {
         const npt_probe_update *u = &probe->updates[i];
         fprintf(out, "UPDATE %-7s", u->parameter);
@@ -185,7 +190,8 @@ void npt_probe_print(const npt_probe *probe, const npt_doctor_options *options, 
     npt_probe_advice(probe, advice, sizeof advice);
     fprintf(out, "PLAN   %s\n", policy);
     fprintf(out,
-            "BATCH  %" PRId64 " rows, %" PRId64 " tokens; loss %.6g; beside an F32 shadow; %s first\n",
+            "BATCH  %" PRId64 " rows, %" PRId64
+            " tokens; loss %.6g; beside an F32 shadow; %s first\n",
             probe->sequences, probe->tokens, probe->loss, npt_exec_backend(setup->exec, 0)->name);
     print_rows(probe, options, shown, out);
     print_headroom(probe, shown, out);
