@@ -18,5 +18,6 @@ npt_SOURCES = \
   src/cli/tokenize.c \
   src/cli/detokenize.c \
   src/cli/make_model.c \
+  src/cli/selftest.c \
   src/cli/main.c
 npt_LDADD = libnpt.la
