@@ -32,8 +32,7 @@ void NPT_KERNELS_FILL(npt_kernels *kernels)
         .distance = distance,
         .distance_backward = distance_backward,
         .sum_squares = sum_squares,
-        .count_nonfinite = count_nonfinite,
-        .max_abs = max_abs,
+        .survey = survey,
         .adam = adam,
         .compare = compare,
     };

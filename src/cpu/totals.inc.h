@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Kernels over whole arrays: sum of squares, counts and extremes, and the optimizer. Included by
+/* Kernels over whole arrays: sum of squares, the survey, and the optimizer. Included by
  * kernels.inc.h. An array is cut into at most PARTS parts whose size follows from n alone; the
  * parts' results are joined in order. */
 
@@ -11,28 +11,6 @@ typedef struct npt_total_job {
     double part[PARTS];
 } npt_total_job;
 
-static double total(const npt_run *run, npt_task *task, int64_t n, npt_in x,
-                    double (*join)(double, double))
-{
-    npt_total_job job = {.n = n, .x = x};
-    double result = 0.0;
-    if (n <= 0) return 0.0;
-    job.per_part = round_up((n + PARTS - 1) / PARTS, BLOCK);
-    run_blocks(run, task, &job, n, job.per_part);
-    for (int64_t i = 0; i * job.per_part < n; i++) result = join(result, job.part[i]);
-    return result;
-}
-
-static double join_sum(double a, double b)
-{
-    return a + b;
-}
-
-static double join_max(double a, double b)
-{
-    return a > b ? a : b;
-}
-
 static void sum_squares_task(void *context, int64_t task, int worker)
 {
     npt_total_job *job = context;
@@ -43,54 +21,105 @@ static void sum_squares_task(void *context, int64_t task, int worker)
 
 static double sum_squares(const npt_run *run, int64_t n, npt_in x)
 {
-    return total(run, sum_squares_task, n, x, join_sum);
+    npt_total_job job = {.n = n, .x = x};
+    double sum = 0.0;
+    if (n <= 0) return 0.0;
+    job.per_part = round_up((n + PARTS - 1) / PARTS, BLOCK);
+    run_blocks(run, sum_squares_task, &job, n, job.per_part);
+    for (int64_t i = 0; i * job.per_part < n; i++) sum += job.part[i];
+    return sum;
 }
 
-static void count_nonfinite_task(void *context, int64_t task, int worker)
+typedef struct npt_survey_job {
+    int64_t n, per_part;
+    npt_in x;
+    float tiny;
+    npt_survey part[PARTS];
+} npt_survey_job;
+
+/* Lanes of one part; counters are of 32 bits and stay far below that in a part of a chunk. */
+typedef struct npt_survey_lanes {
+    vf low, high;
+    vi nonfinite, nan, zeros, tiny;
+} npt_survey_lanes;
+
+static inline void survey_lanes(npt_survey_lanes *s, vf x, vf tiny)
 {
-    npt_total_job *job = context;
-    int64_t first = task * job->per_part, end = at_most(first + job->per_part, job->n);
-    int64_t found = 0;
-    float buffer[CHUNK];
-    (void)worker;
-    for (int64_t i = first; i < end; i += CHUNK) {
-        int64_t n = at_most(end - i, CHUNK);
-        const float *x = widen(job->x, i, n, buffer);
-        vi count = {0};
-        for (int64_t j = 0; j < lanes(n); j += VF) count -= ~is_finite(get(x + j));
-        found += count_lanes(count);
+    vi finite = is_finite(x);
+    s->low = smaller(pick(finite, x, s->low), s->low);
+    s->high = larger(pick(finite, x, s->high), s->high);
+    s->nonfinite -= ~finite;
+    s->nan -= ~(x == x);
+    s->zeros -= x == 0.0f;
+    s->tiny -= (magnitude(x) < tiny) & (x != 0.0f);
+}
+
+/* `n` ≤ CHUNK elements; what follows the last whole vector goes one by one, because padding counts
+ * as zeros. */
+static void survey_chunk(const npt_survey_job *job, int64_t first, int64_t n, npt_survey *part)
+{
+    float buffer[CHUNK], low[VF], high[VF];
+    const float *x = widen(job->x, first, n, buffer);
+    npt_survey_lanes s = {.low = all(INFINITY), .high = all(-INFINITY)};
+    const int64_t whole = n / VF * VF;
+    for (int64_t i = 0; i < whole; i += VF) survey_lanes(&s, get(x + i), all(job->tiny));
+    part->nonfinite += count_lanes(s.nonfinite);
+    part->nan += count_lanes(s.nan);
+    part->zeros += count_lanes(s.zeros);
+    part->tiny += count_lanes(s.tiny);
+    put(low, s.low);
+    put(high, s.high);
+    for (int i = 0; i < VF; i++) {
+        part->min = low[i] < part->min ? low[i] : part->min;
+        part->max = high[i] > part->max ? high[i] : part->max;
     }
-    job->part[task] = (double)found;
-}
-
-static int64_t count_nonfinite(const npt_run *run, int64_t n, npt_in x)
-{
-    return (int64_t)total(run, count_nonfinite_task, n, x, join_sum);
-}
-
-static void max_abs_task(void *context, int64_t task, int worker)
-{
-    npt_total_job *job = context;
-    int64_t first = task * job->per_part, end = at_most(first + job->per_part, job->n);
-    float buffer[CHUNK], lane[VF];
-    vf top = {0};
-    (void)worker;
-    for (int64_t i = first; i < end; i += CHUNK) {
-        int64_t n = at_most(end - i, CHUNK);
-        const float *x = widen(job->x, i, n, buffer);
-        for (int64_t j = 0; j < lanes(n); j += VF) {
-            vf value = get(x + j);
-            top = larger((vf)((vi)magnitude(value) & is_finite(value)), top);
-        }
+    for (int64_t i = whole; i < n; i++) {
+        bool finite = isfinite(x[i]);
+        part->nonfinite += !finite;
+        part->nan += isnan(x[i]);
+        part->zeros += x[i] == 0.0f;
+        part->tiny += fabsf(x[i]) < job->tiny && x[i] != 0.0f;
+        part->min = finite && x[i] < part->min ? x[i] : part->min;
+        part->max = finite && x[i] > part->max ? x[i] : part->max;
     }
-    put(lane, top);
-    job->part[task] = 0.0;
-    for (int i = 0; i < VF; i++) job->part[task] = join_max(job->part[task], (double)lane[i]);
+    double squares = sum_squares_of((npt_in){x, NPT_F32}, 0, n);
+    if (!isfinite(squares)) {
+        squares = 0.0;
+        for (int64_t i = 0; i < n; i++)
+            if (isfinite(x[i])) squares += (double)x[i] * (double)x[i];
+    }
+    part->sum_squares += squares;
 }
 
-static float max_abs(const npt_run *run, int64_t n, npt_in x)
+static void survey_task(void *context, int64_t task, int worker)
 {
-    return (float)total(run, max_abs_task, n, x, join_max);
+    npt_survey_job *job = context;
+    int64_t first = task * job->per_part, end = at_most(first + job->per_part, job->n);
+    npt_survey part = {.min = INFINITY, .max = -INFINITY};
+    (void)worker;
+    for (int64_t i = first; i < end; i += CHUNK)
+        survey_chunk(job, i, at_most(end - i, CHUNK), &part);
+    job->part[task] = part;
+}
+
+static void survey(const npt_run *run, int64_t n, npt_in x, float tiny, npt_survey *result)
+{
+    npt_survey_job job = {.n = n, .x = x, .tiny = tiny};
+    npt_survey sum = {.min = INFINITY, .max = -INFINITY};
+    job.per_part = round_up((n + PARTS - 1) / PARTS, BLOCK);
+    if (n > 0) run_blocks(run, survey_task, &job, n, job.per_part);
+    for (int64_t i = 0; i * job.per_part < n; i++) {
+        const npt_survey *part = &job.part[i];
+        sum.sum_squares += part->sum_squares;
+        sum.min = part->min < sum.min ? part->min : sum.min;
+        sum.max = part->max > sum.max ? part->max : sum.max;
+        sum.nonfinite += part->nonfinite;
+        sum.nan += part->nan;
+        sum.zeros += part->zeros;
+        sum.tiny += part->tiny;
+    }
+    if (sum.min > sum.max) sum.min = sum.max = 0.0f; /* nothing was finite */
+    *result = sum;
 }
 
 /* ---- Adam and AdamW -------------------------------------------------------------------------- */

@@ -70,8 +70,7 @@ static npt_status project(const npt_env *env, const npt_adapters *adapters, cons
                                   .c = y->dtype};
     const npt_matmul_args args = {.a = x.data, .w = w.data, .c = y->data};
     NPT_TRY(npt_matmul(env->exec, &desc, &args));
-    npt_mat_watch(env, site, layer, NPT_FORWARD, *y);
-    return NPT_OK;
+    return npt_mat_finish(env, site, layer, NPT_FORWARD, *y);
 }
 
 /* a in the adapter's dtype: itself where that is the act dtype. */
@@ -80,15 +79,15 @@ static npt_status take_in(const npt_env *env, int layer, npt_mat a, npt_mat *tak
     npt_dtype to =
         npt_site(env->sites, NPT_SITE_ADAPTER_IN, layer, NPT_FORWARD, a.dtype, a.rows * a.cols);
     *taken = a;
-    if (to == a.dtype) return NPT_OK;
+    if (to == a.dtype)
+        return npt_mat_finish(env, NPT_SITE_ADAPTER_IN, layer, NPT_FORWARD, *taken);
     taken->dtype = to;
     taken->data = npt_arena_alloc(env->arena, NPT_MEM_ACTIVATIONS, (size_t)(a.rows * a.cols),
                                   npt_dtype_bytes(to));
     if (taken->data == NULL) return NPT_E_NOMEM;
     npt_exec_kernels(env->exec)->cast(npt_exec_run(env->exec), a.rows * a.cols, npt_mat_in(a),
                                       npt_mat_out(*taken), NULL);
-    npt_mat_watch(env, NPT_SITE_ADAPTER_IN, layer, NPT_FORWARD, *taken);
-    return NPT_OK;
+    return npt_mat_finish_cast(env, NPT_SITE_ADAPTER_IN, layer, NPT_FORWARD, a, *taken);
 }
 
 static npt_status forward(const npt_env *env, const npt_adapters *adapters, int layer, npt_mat a,
@@ -131,8 +130,7 @@ static npt_status modulate(const npt_env *env, const npt_adapters *adapters, int
                                     .u = npt_mat_in(state->u),
                                     .dst = npt_mat_out(*modulated)};
     npt_exec_kernels(env->exec)->modulate(npt_exec_run(env->exec), &args);
-    npt_mat_watch(env, NPT_SITE_GATE_MOD, layer, direction, *modulated);
-    return NPT_OK;
+    return npt_mat_finish(env, NPT_SITE_GATE_MOD, layer, direction, *modulated);
 }
 
 static double regularizer(const npt_env *env, const npt_adapter_state *state)
@@ -210,8 +208,7 @@ static npt_status terms_backward(const npt_env *env, npt_adapters *adapters, int
     if (sum.data != dz->data)
         npt_exec_kernels(env->exec)->cast(npt_exec_run(env->exec), dz->rows * dz->cols,
                                           npt_mat_in(sum), npt_mat_out(*dz), NULL);
-    npt_mat_watch(env, NPT_SITE_Z, layer, NPT_BACKWARD, *dz);
-    return NPT_OK;
+    return npt_mat_finish(env, NPT_SITE_Z, layer, NPT_BACKWARD, *dz);
 }
 
 static npt_status backward(const npt_env *env, npt_adapters *adapters, int layer,
@@ -247,9 +244,11 @@ static npt_status backward(const npt_env *env, npt_adapters *adapters, int layer
                                              .dadd = npt_mat_out(dterm[0]),
                                              .du = npt_mat_out(dterm[1])};
     npt_exec_kernels(env->exec)->modulate_backward(npt_exec_run(env->exec), &args);
-    if (state->add.data != NULL) npt_mat_watch(env, NPT_SITE_ADD, layer, NPT_BACKWARD, dterm[0]);
-    if (state->u.data != NULL) npt_mat_watch(env, NPT_SITE_U, layer, NPT_BACKWARD, dterm[1]);
-    if (da != NULL) npt_mat_watch(env, NPT_SITE_GATE, layer, NPT_BACKWARD, dmodulated);
+    if (state->add.data != NULL)
+        NPT_TRY(npt_mat_finish(env, NPT_SITE_ADD, layer, NPT_BACKWARD, dterm[0]));
+    if (state->u.data != NULL)
+        NPT_TRY(npt_mat_finish(env, NPT_SITE_U, layer, NPT_BACKWARD, dterm[1]));
+    if (da != NULL) NPT_TRY(npt_mat_finish(env, NPT_SITE_GATE, layer, NPT_BACKWARD, dmodulated));
     NPT_TRY(terms_backward(env, adapters, layer, state, dterm, &dz));
     NPT_TRY(npt_mat_operand(env, NPT_SITE_ADAPTER_OPERAND, layer, NPT_BACKWARD, dz, &dz_operand));
     NPT_TRY(npt_mat_operand(env, NPT_SITE_ADAPTER_OPERAND, layer, NPT_BACKWARD, state->a, &a));
@@ -259,19 +258,19 @@ static npt_status backward(const npt_env *env, npt_adapters *adapters, int layer
     NPT_TRY(npt_mat_produce(env, NPT_SITE_ADAPTER_IN, layer, NPT_BACKWARD, NPT_F32, state->a.rows,
                             state->a.cols, &taken));
     NPT_TRY(input_gradient(env, adapters, first, layer, dz_operand, false, taken));
-    npt_mat_watch(env, NPT_SITE_ADAPTER_IN, layer, NPT_BACKWARD, taken);
+    NPT_TRY(npt_mat_finish(env, NPT_SITE_ADAPTER_IN, layer, NPT_BACKWARD, taken));
     npt_dtype to = npt_site(env->sites, NPT_SITE_ATTN_OUT, layer, NPT_BACKWARD, NPT_F32,
                             taken.rows * taken.cols);
     *da = taken;
-    if (to == taken.dtype) return NPT_OK;
+    if (to == taken.dtype)
+        return npt_mat_finish(env, NPT_SITE_ATTN_OUT, layer, NPT_BACKWARD, *da);
     da->dtype = to;
     da->data = npt_arena_alloc(env->arena, NPT_MEM_ACTIVATIONS, (size_t)(taken.rows * taken.cols),
                                npt_dtype_bytes(to));
     if (da->data == NULL) return NPT_E_NOMEM;
     npt_exec_kernels(env->exec)->cast(npt_exec_run(env->exec), taken.rows * taken.cols,
                                       npt_mat_in(taken), npt_mat_out(*da), NULL);
-    npt_mat_watch(env, NPT_SITE_ATTN_OUT, layer, NPT_BACKWARD, *da);
-    return NPT_OK;
+    return npt_mat_finish_cast(env, NPT_SITE_ATTN_OUT, layer, NPT_BACKWARD, taken, *da);
 }
 
 /* ---- The kinds ---- */

@@ -6,62 +6,9 @@
 #include <math.h>
 
 /* Forward and backward of a block as sequences of matmuls and kernels between named sites. A result
- * is always: npt_mat_produce() (announce, allocate), compute, npt_mat_watch(). The sequence is the
+ * is always: npt_mat_produce() (announce, allocate), compute, npt_mat_finish(). The sequence is the
  * specification of method.md §1 read from top to bottom; nothing here looks at a dtype except to
  * hand it on. */
-
-/* ---- Results and operands ---- */
-
-static npt_status allocate(const npt_env *env, npt_dtype dtype, int64_t rows, int64_t cols,
-                           npt_mat *mat)
-{
-    void *data = npt_arena_alloc(env->arena, NPT_MEM_ACTIVATIONS, (size_t)(rows * cols),
-                                 npt_dtype_bytes(dtype));
-    if (data == NULL) return NPT_E_NOMEM;
-    *mat = (npt_mat){data, dtype, rows, cols};
-    return NPT_OK;
-}
-
-npt_status npt_mat_produce(const npt_env *env, npt_site_id site, int layer, npt_direction direction,
-                           npt_dtype from, int64_t rows, int64_t cols, npt_mat *mat)
-{
-    int64_t roundings = 1;
-    if (direction == NPT_FORWARD &&
-        (site == NPT_SITE_NORM_IN || site == NPT_SITE_NORM_POST || site == NPT_SITE_Q_NORM ||
-         site == NPT_SITE_K_NORM || site == NPT_SITE_NORM_FINAL))
-        roundings = 2; /* scaled, then × weight */
-    return allocate(env,
-                    npt_site(env->sites, site, layer, direction, from, roundings * rows * cols),
-                    rows, cols, mat);
-}
-
-void npt_mat_watch(const npt_env *env, npt_site_id site, int layer, npt_direction direction,
-                   npt_mat mat)
-{
-    npt_watch *watch = env->watch;
-    if (watch == NULL || watch->found) return;
-    const npt_kernels *kernels = npt_exec_kernels(env->exec);
-    int64_t count =
-        kernels->count_nonfinite(npt_exec_run(env->exec), mat.rows * mat.cols, npt_mat_in(mat));
-    if (count == 0) return;
-    *watch = (npt_watch){
-        true,  site,
-        layer, direction,
-        count, kernels->max_abs(npt_exec_run(env->exec), mat.rows * mat.cols, npt_mat_in(mat))};
-}
-
-npt_status npt_mat_operand(const npt_env *env, npt_site_id site, int layer, npt_direction direction,
-                           npt_mat mat, npt_mat *operand)
-{
-    const npt_dtype *dtype = env->policy->dtype;
-    *operand = mat;
-    if (dtype[NPT_ROLE_COMPUTE] == dtype[NPT_ROLE_ACT]) return NPT_OK;
-    NPT_TRY(npt_mat_produce(env, site, layer, direction, mat.dtype, mat.rows, mat.cols, operand));
-    npt_exec_kernels(env->exec)->cast(npt_exec_run(env->exec), mat.rows * mat.cols, npt_mat_in(mat),
-                                      npt_mat_out(*operand), NULL);
-    npt_mat_watch(env, site, layer, direction, *operand);
-    return NPT_OK;
-}
 
 /* ---- Products with frozen weights ---- */
 
@@ -84,8 +31,7 @@ static npt_status multiply(const npt_env *env, const npt_weight *w, npt_mat x, n
                                   .bias = w->bias,
                                   .c = y.data};
     NPT_TRY(npt_matmul(env->exec, &desc, &args));
-    npt_mat_watch(env, site, layer, NPT_FORWARD, y);
-    return NPT_OK;
+    return npt_mat_finish(env, site, layer, NPT_FORWARD, y);
 }
 
 typedef struct product {
@@ -101,7 +47,7 @@ static npt_status linears_backward(const npt_env *env, const product *products, 
     NPT_TRY(npt_mat_produce(env, site, layer, NPT_BACKWARD, NPT_F32, rows, cols, dx));
     npt_arena_mark mark = npt_arena_get_mark(env->arena);
     npt_mat sum = *dx;
-    if (count > 1 && dx->dtype != NPT_F32) NPT_TRY(allocate(env, NPT_F32, rows, cols, &sum));
+    if (count > 1 && dx->dtype != NPT_F32) NPT_TRY(npt_mat_allocate(env, NPT_F32, rows, cols, &sum));
     for (int i = 0; i < count; i++) {
         const npt_weight *w = products[i].w;
         npt_mat dy;
@@ -121,8 +67,7 @@ static npt_status linears_backward(const npt_env *env, const product *products, 
         npt_exec_kernels(env->exec)->cast(npt_exec_run(env->exec), rows * cols, npt_mat_in(sum),
                                           npt_mat_out(*dx), NULL);
     npt_arena_rewind(env->arena, mark);
-    npt_mat_watch(env, site, layer, NPT_BACKWARD, *dx);
-    return NPT_OK;
+    return npt_mat_finish(env, site, layer, NPT_BACKWARD, *dx);
 }
 
 /* ---- Norms and sums ---- */
@@ -139,8 +84,7 @@ static npt_status norm(const npt_env *env, npt_mat x, npt_in weight, int64_t wid
                                 .weight = weight,
                                 .dst = npt_mat_out(*y)};
     npt_exec_kernels(env->exec)->norm(npt_exec_run(env->exec), &args);
-    npt_mat_watch(env, site, layer, NPT_FORWARD, *y);
-    return NPT_OK;
+    return npt_mat_finish(env, site, layer, NPT_FORWARD, *y);
 }
 
 static void norm_backward(const npt_env *env, npt_mat x, npt_in weight, int64_t width, npt_mat dy,
@@ -158,13 +102,13 @@ static void norm_backward(const npt_env *env, npt_mat x, npt_in weight, int64_t 
 }
 
 /* dh += d(norm)/dx · dy, in place; announced as the norm's second backward rounding. */
-static void add_norm_backward(const npt_env *env, npt_mat x, npt_in weight, npt_site_id site,
+static npt_status add_norm_backward(const npt_env *env, npt_mat x, npt_in weight, npt_site_id site,
                               int layer, npt_mat dy, npt_mat dh)
 {
     npt_dtype to = npt_site(env->sites, site, layer, NPT_BACKWARD, NPT_F32, dh.rows * dh.cols);
     NPT_ASSERT(to == dh.dtype);
     norm_backward(env, x, weight, x.cols, dy, npt_mat_in(dh), dh);
-    npt_mat_watch(env, site, layer, NPT_BACKWARD, dh);
+    return npt_mat_finish(env, site, layer, NPT_BACKWARD, dh);
 }
 
 /* A norm and the products that read it. */
@@ -202,8 +146,7 @@ static npt_status add(const npt_env *env, npt_mat x, npt_mat y, npt_site_id site
     NPT_TRY(npt_mat_produce(env, site, layer, NPT_FORWARD, NPT_F32, x.rows, x.cols, sum));
     npt_exec_kernels(env->exec)->add(npt_exec_run(env->exec), x.rows * x.cols, npt_mat_in(x),
                                      npt_mat_in(y), npt_mat_out(*sum));
-    npt_mat_watch(env, site, layer, NPT_FORWARD, *sum);
-    return NPT_OK;
+    return npt_mat_finish(env, site, layer, NPT_FORWARD, *sum);
 }
 
 npt_status npt_embed(const npt_env *env, npt_mat *h)
@@ -213,15 +156,14 @@ npt_status npt_embed(const npt_env *env, npt_mat *h)
                             env->batch->tokens, c->hidden, h));
     npt_exec_kernels(env->exec)->embed(npt_exec_run(env->exec), env->batch->tokens, c->hidden,
                                        env->batch->ids, env->model->embed, npt_mat_out(*h));
-    npt_mat_watch(env, NPT_SITE_EMBED, -1, NPT_FORWARD, *h);
-    return NPT_OK;
+    return npt_mat_finish(env, NPT_SITE_EMBED, -1, NPT_FORWARD, *h);
 }
 
 /* ---- Attention ---- */
 
 /* Turns the heads of `x` by their positions (or back), in place. */
-static void rope(const npt_env *env, npt_mat x, npt_site_id site, int layer,
-                 npt_direction direction)
+static npt_status rope(const npt_env *env, npt_mat x, npt_site_id site, int layer,
+                       npt_direction direction)
 {
     const npt_config *c = &env->model->config;
     npt_dtype to = npt_site(env->sites, site, layer, direction, NPT_F32, x.rows * x.cols);
@@ -236,7 +178,7 @@ static void rope(const npt_env *env, npt_mat x, npt_site_id site, int layer,
                                 .src = npt_mat_in(x),
                                 .dst = npt_mat_out(x)};
     npt_exec_kernels(env->exec)->rope(npt_exec_run(env->exec), &args);
-    npt_mat_watch(env, site, layer, direction, x);
+    return npt_mat_finish(env, site, layer, direction, x);
 }
 
 /* q, k, v as attention reads them. */
@@ -256,9 +198,8 @@ static npt_status project_qkv(const npt_env *env, int layer, npt_mat x, npt_bloc
         NPT_TRY(norm(env, s->q_in, w->q_norm, c->head_dim, NPT_SITE_Q_NORM, layer, &s->q));
         NPT_TRY(norm(env, s->k_in, w->k_norm, c->head_dim, NPT_SITE_K_NORM, layer, &s->k));
     }
-    rope(env, s->q, NPT_SITE_ROPE, layer, NPT_FORWARD);
-    rope(env, s->k, NPT_SITE_ROPE, layer, NPT_FORWARD);
-    return NPT_OK;
+    NPT_TRY(rope(env, s->q, NPT_SITE_ROPE, layer, NPT_FORWARD));
+    return rope(env, s->k, NPT_SITE_ROPE, layer, NPT_FORWARD);
 }
 
 static npt_status attend(const npt_env *env, int layer, npt_block_state *s)
@@ -282,8 +223,7 @@ static npt_status attend(const npt_env *env, int layer, npt_block_state *s)
                                      .out = npt_mat_out(s->attn),
                                      .lse = s->lse};
     npt_exec_kernels(env->exec)->attention(npt_exec_run(env->exec), &args);
-    npt_mat_watch(env, NPT_SITE_ATTN, layer, NPT_FORWARD, s->attn);
-    return NPT_OK;
+    return npt_mat_finish(env, NPT_SITE_ATTN, layer, NPT_FORWARD, s->attn);
 }
 
 npt_status npt_block_attention(const npt_env *env, int layer, npt_mat x, npt_block_state *state,
@@ -338,11 +278,11 @@ static npt_status attention_backward(const npt_env *env, int layer, const npt_bl
                                               .dk = npt_mat_out(dk),
                                               .dv = npt_mat_out(dv)};
     npt_exec_kernels(env->exec)->attention_backward(npt_exec_run(env->exec), &args);
-    npt_mat_watch(env, NPT_SITE_ROPE, layer, NPT_BACKWARD, dq);
-    npt_mat_watch(env, NPT_SITE_ROPE, layer, NPT_BACKWARD, dk);
-    npt_mat_watch(env, NPT_SITE_V, layer, NPT_BACKWARD, dv);
-    rope(env, dq, c->qk_norm ? NPT_SITE_Q_NORM : NPT_SITE_Q, layer, NPT_BACKWARD);
-    rope(env, dk, c->qk_norm ? NPT_SITE_K_NORM : NPT_SITE_K, layer, NPT_BACKWARD);
+    NPT_TRY(npt_mat_finish(env, NPT_SITE_ROPE, layer, NPT_BACKWARD, dq));
+    NPT_TRY(npt_mat_finish(env, NPT_SITE_ROPE, layer, NPT_BACKWARD, dk));
+    NPT_TRY(npt_mat_finish(env, NPT_SITE_V, layer, NPT_BACKWARD, dv));
+    NPT_TRY(rope(env, dq, c->qk_norm ? NPT_SITE_Q_NORM : NPT_SITE_Q, layer, NPT_BACKWARD));
+    NPT_TRY(rope(env, dk, c->qk_norm ? NPT_SITE_K_NORM : NPT_SITE_K, layer, NPT_BACKWARD));
     if (c->qk_norm) {
         npt_mat dq_norm = dq, dk_norm = dk;
         NPT_TRY(
@@ -351,13 +291,12 @@ static npt_status attention_backward(const npt_env *env, int layer, const npt_bl
             npt_mat_produce(env, NPT_SITE_K, layer, NPT_BACKWARD, NPT_F32, dk.rows, dk.cols, &dk));
         norm_backward(env, s->q_in, w->q_norm, c->head_dim, dq_norm, (npt_in){0}, dq);
         norm_backward(env, s->k_in, w->k_norm, c->head_dim, dk_norm, (npt_in){0}, dk);
-        npt_mat_watch(env, NPT_SITE_Q, layer, NPT_BACKWARD, dq);
-        npt_mat_watch(env, NPT_SITE_K, layer, NPT_BACKWARD, dk);
+        NPT_TRY(npt_mat_finish(env, NPT_SITE_Q, layer, NPT_BACKWARD, dq));
+        NPT_TRY(npt_mat_finish(env, NPT_SITE_K, layer, NPT_BACKWARD, dk));
     }
     const product through_qkv[] = {{&w->q, dq}, {&w->k, dk}, {&w->v, dv}};
     NPT_TRY(linears_backward(env, through_qkv, 3, NPT_SITE_NORM_IN, layer, &dn));
-    add_norm_backward(env, s->x, w->norm_in, NPT_SITE_NORM_IN, layer, dn, dh);
-    return NPT_OK;
+    return add_norm_backward(env, s->x, w->norm_in, NPT_SITE_NORM_IN, layer, dn, dh);
 }
 
 /* ---- MLP ---- */
@@ -372,8 +311,7 @@ static npt_status swiglu(const npt_env *env, int layer, npt_mat g, npt_mat up, n
                                   .up = npt_mat_in(up),
                                   .dst = npt_mat_out(*act)};
     npt_exec_kernels(env->exec)->swiglu(npt_exec_run(env->exec), &args);
-    npt_mat_watch(env, NPT_SITE_MLP_ACT, layer, NPT_FORWARD, *act);
-    return NPT_OK;
+    return npt_mat_finish(env, NPT_SITE_MLP_ACT, layer, NPT_FORWARD, *act);
 }
 
 npt_status npt_block_mlp(const npt_env *env, const npt_adapters *adapters, int layer, npt_mat x,
@@ -408,7 +346,7 @@ npt_status npt_block_mlp(const npt_env *env, const npt_adapters *adapters, int l
     NPT_TRY(multiply(env, &w->down, act, NPT_SITE_DOWN, layer, down));
     npt_exec_kernels(env->exec)->add(npt_exec_run(env->exec), x.rows * x.cols, npt_mat_in(s->y),
                                      npt_mat_in(down), npt_mat_out(*h));
-    npt_mat_watch(env, NPT_SITE_RESIDUAL, layer, NPT_FORWARD, *h);
+    NPT_TRY(npt_mat_finish(env, NPT_SITE_RESIDUAL, layer, NPT_FORWARD, *h));
     npt_arena_rewind(env->arena, state != NULL ? kept : mark);
     return NPT_OK;
 }
@@ -440,8 +378,8 @@ static npt_status swiglu_backward(const npt_env *env, npt_adapters *adapters, in
                                            .dup = npt_mat_out(*dup)};
     npt_exec_kernels(env->exec)->swiglu_backward(npt_exec_run(env->exec), &args);
     npt_arena_rewind(env->arena, mark);
-    npt_mat_watch(env, site, layer, NPT_BACKWARD, *dg);
-    if (input) npt_mat_watch(env, NPT_SITE_UP, layer, NPT_BACKWARD, *dup);
+    NPT_TRY(npt_mat_finish(env, site, layer, NPT_BACKWARD, *dg));
+    if (input) NPT_TRY(npt_mat_finish(env, NPT_SITE_UP, layer, NPT_BACKWARD, *dup));
     return NPT_OK;
 }
 
@@ -457,7 +395,7 @@ static npt_status backward(const npt_env *env, npt_adapters *adapters, int layer
     if (!input) return NPT_OK;
     const product through_mlp[] = {{&w->gate, dg}, {&w->up, dup}};
     NPT_TRY(linears_backward(env, through_mlp, 2, NPT_SITE_NORM_POST, layer, &dm));
-    add_norm_backward(env, s->y, w->norm_post, NPT_SITE_NORM_POST, layer, dm, dh);
+    NPT_TRY(add_norm_backward(env, s->y, w->norm_post, NPT_SITE_NORM_POST, layer, dm, dh));
     return attention_backward(env, layer, s, da,
                               dh); /* of a standard block, da is dh as it is now */
 }

@@ -8,37 +8,7 @@
 #define NPT_MODEL_BLOCK_H
 
 #include "model/adapter.h"
-#include "model/batch.h"
-#include "model/model.h"
-
-/* Rows of activations, [rows, cols], contiguous. */
-typedef struct npt_mat {
-    void *data;
-    npt_dtype dtype;
-    int64_t rows, cols;
-} npt_mat;
-
-/* The first site whose result was not finite. */
-typedef struct npt_watch {
-    bool found;
-    npt_site_id site;
-    int layer;
-    npt_direction direction;
-    int64_t count; /* non-finite values there */
-    float max_abs; /* of its finite values */
-} npt_watch;
-
-/* What a block computes with. `sites` is the teacher's plan or the student's. */
-typedef struct npt_env {
-    npt_exec *exec;
-    const npt_model *model;
-    const npt_policy *policy;
-    npt_sites *sites;
-    npt_arena *arena; /* step */
-    const npt_batch *batch;
-    const float *cos, *sin; /* [longest, head_dim / 2], rounded at rope_table */
-    npt_watch *watch;       /* NULL: not looking */
-} npt_env;
+#include "model/mat.h"
 
 /* What an adapter keeps between forward and backward. */
 typedef struct npt_adapter_state {
@@ -79,26 +49,6 @@ struct npt_adapter_kind {
 };
 
 const npt_adapter_kind *npt_adapter_kind_for(npt_modulation modulation);
-
-/* ---- Pieces that adapters and blocks share ---- */
-
-/* Announces a result at a site and makes room for it; `from` is what arrives there. */
-npt_status npt_mat_produce(const npt_env *env, npt_site_id site, int layer, npt_direction direction,
-                           npt_dtype from, int64_t rows, int64_t cols, npt_mat *mat);
-/* Looks at a result that was just written, where env->watch asks for it. */
-void npt_mat_watch(const npt_env *env, npt_site_id site, int layer, npt_direction direction,
-                   npt_mat mat);
-/* `mat` as a matmul operand: itself, or (R4) its cast at `site`. */
-npt_status npt_mat_operand(const npt_env *env, npt_site_id site, int layer, npt_direction direction,
-                           npt_mat mat, npt_mat *operand);
-static inline npt_in npt_mat_in(npt_mat mat)
-{
-    return (npt_in){mat.data, mat.dtype};
-}
-static inline npt_out npt_mat_out(npt_mat mat)
-{
-    return (npt_out){mat.data, mat.dtype};
-}
 
 /* ---- The block ---- */
 

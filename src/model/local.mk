@@ -11,6 +11,8 @@ libnptcore_la_SOURCES += \
   src/model/config.c \
   src/model/config.h \
   src/model/make_model.c \
+  src/model/mat.c \
+  src/model/mat.h \
   src/model/model.c \
   src/model/model.h \
   src/model/random_weights.c \

@@ -159,6 +159,14 @@ typedef struct npt_compare_args {
     uint8_t *agree;                         /* [rows] */
 } npt_compare_args;
 
+/* What an array holds. Extremes and the sum are over its finite values. */
+typedef struct npt_survey {
+    double sum_squares; /* F64 over blocks whose size follows from n, in order */
+    float min, max;     /* 0 where nothing is finite */
+    int64_t nonfinite, nan, zeros;
+    int64_t tiny; /* not zero, but smaller than the threshold in magnitude */
+} npt_survey;
+
 typedef struct npt_kernels {
     const char *name; /* level of the topmost filler */
     /* per worker */
@@ -183,8 +191,7 @@ typedef struct npt_kernels {
     void (*distance_backward)(const npt_run *run, const npt_distance_backward_args *args);
     /* F64 over blocks whose size follows from n, in order */
     double (*sum_squares)(const npt_run *run, int64_t n, npt_in x);
-    int64_t (*count_nonfinite)(const npt_run *run, int64_t n, npt_in x);
-    float (*max_abs)(const npt_run *run, int64_t n, npt_in x); /* over finite values */
+    void (*survey)(const npt_run *run, int64_t n, npt_in x, float tiny, npt_survey *survey);
     void (*adam)(const npt_run *run, const npt_adam_args *args);
     void (*compare)(const npt_run *run, const npt_compare_args *args);
 } npt_kernels;

@@ -2,6 +2,8 @@
 libnptcore_la_SOURCES += \
   src/tensor/dtype.c \
   src/tensor/dtype.h \
+  src/tensor/fault.c \
+  src/tensor/fault.h \
   src/tensor/exec.c \
   src/tensor/exec.h \
   src/tensor/kernels.h \

@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include "base/memory.h"
+#include "tensor/dtype.h"
 
 /* The table of precision.md §3 as data: what arrives (a role), what leaves (a role), how many
  * roundings a token, in which blocks, and whether backward has the gradient of it, or replays it.
@@ -65,7 +66,7 @@ static const site_row table[NPT_SITE_COUNT] = {
     ROW(ROPE,            "rope",            ACCUM,   ACT,     ROPE,      1, EVERY,   1, EVERY,   0),
     ROW(ATTN,            "attn",            ACCUM,   ACT,     Q,         1, EVERY,   1, EVERY,   0),
     ROW(ATTN_OUT,        "attn_out",        ACCUM,   ACT,     HIDDEN,    1, EVERY,   1, NPT,     0),
-    ROW(RESIDUAL_ATTN,  "residual_attn",   ACCUM,   ACT,     HIDDEN,    1, STANDARD, 0, NEVER,   0),
+    ROW(RESIDUAL_ATTN,   "residual_attn",   ACCUM,   ACT,     HIDDEN,    1, STANDARD, 0, NEVER,  0),
     ROW(ADAPTER_IN,      "adapter_in",      ACT,     ADAPTER, HIDDEN,    1, NPT,     1, NPT,     0),
     ROW(Z,               "z",               ACCUM,   ADAPTER, RANK,      1, NPT,     1, NPT,     0),
     ROW(ADD,             "add",             ACCUM,   ADAPTER, INTER,     1, ADD,     1, ADD,     0),
@@ -87,9 +88,19 @@ static const site_row table[NPT_SITE_COUNT] = {
 /* clang-format on */
 #undef ROW
 
+/* Sites whose result meets elementwise arithmetic next; that of all others enters a matmul or leaves
+ * one. */
+static const bool elementwise[NPT_SITE_COUNT] = {
+    [NPT_SITE_EMBED] = true,         [NPT_SITE_Q_NORM] = true,   [NPT_SITE_K_NORM] = true,
+    [NPT_SITE_ROPE_TABLE] = true,    [NPT_SITE_ROPE] = true,     [NPT_SITE_MULT] = true,
+    [NPT_SITE_RESIDUAL_ATTN] = true, [NPT_SITE_RESIDUAL] = true, [NPT_SITE_GATE_MOD] = true,
+    [NPT_SITE_UPDATE] = true,
+};
+
 typedef struct site_cell {
     npt_site_plan plan;
     uint64_t executed;
+    npt_dtype disturbed; /* NONE, or what arrives whatever is said */
 } site_cell;
 
 struct npt_sites {
@@ -102,6 +113,11 @@ struct npt_sites {
     npt_direction breach_direction;
     npt_dtype breach_from;
 };
+
+static size_t cell_count(const npt_sites *sites)
+{
+    return (size_t)(sites->layers + 1) * NPT_SITE_COUNT * NPT_DIRECTION_COUNT;
+}
 
 static site_cell *cell_at(const npt_sites *sites, npt_site_id id, int layer,
                           npt_direction direction)
@@ -205,8 +221,7 @@ npt_sites *npt_sites_create(const npt_policy *policy, int layers, const npt_site
     if (sites == NULL) return NULL;
     sites->policy = *policy;
     sites->layers = layers;
-    sites->cells = npt_alloc((size_t)(layers + 1) * NPT_SITE_COUNT * NPT_DIRECTION_COUNT,
-                             sizeof *sites->cells);
+    sites->cells = npt_alloc(cell_count(sites), sizeof *sites->cells);
     if (sites->cells == NULL) {
         npt_free(sites);
         return NULL;
@@ -227,27 +242,29 @@ void npt_sites_destroy(npt_sites *sites)
 /* Weights and the embedding table arrive in whatever float dtype the file has: widening is exact,
  * and the file's own dtype may stay (precision.md §2). What they must become is still the plan's.
  */
-static bool accepts_any_float(npt_site_id id)
+static bool is_expected(npt_site_id id, npt_dtype planned, npt_dtype from)
 {
-    return id == NPT_SITE_WEIGHT || id == NPT_SITE_EMBED;
+    bool any_float = id == NPT_SITE_WEIGHT || id == NPT_SITE_EMBED;
+    return from == planned || (any_float && npt_dtype_is_float(from));
 }
 
 npt_dtype npt_site(npt_sites *sites, npt_site_id id, int layer, npt_direction direction,
                    npt_dtype from, int64_t elements)
 {
     site_cell *cell = cell_at(sites, id, layer, direction);
-    if (cell->plan.to == NPT_DTYPE_NONE || (cell->plan.from != from && !accepts_any_float(id))) {
-        if (!sites->breached) {
-            sites->breached = true;
-            sites->breach_id = id;
-            sites->breach_layer = layer;
-            sites->breach_direction = direction;
-            sites->breach_from = from;
-        }
-        return from;
+    if (cell->disturbed != NPT_DTYPE_NONE) from = cell->disturbed;
+    if (cell->plan.to != NPT_DTYPE_NONE && is_expected(id, cell->plan.from, from)) {
+        cell->executed += (uint64_t)elements;
+        return cell->plan.to;
     }
-    cell->executed += (uint64_t)elements;
-    return cell->plan.to;
+    if (!sites->breached) {
+        sites->breached = true;
+        sites->breach_id = id;
+        sites->breach_layer = layer;
+        sites->breach_direction = direction;
+        sites->breach_from = from;
+    }
+    return cell->plan.to != NPT_DTYPE_NONE ? cell->plan.to : from;
 }
 
 npt_site_plan npt_sites_planned(const npt_sites *sites, npt_site_id id, int layer,
@@ -264,40 +281,120 @@ uint64_t npt_sites_executed(const npt_sites *sites, npt_site_id id, int layer,
 
 void npt_sites_reset_counts(npt_sites *sites)
 {
-    size_t count = (size_t)(sites->layers + 1) * NPT_SITE_COUNT * NPT_DIRECTION_COUNT;
-    for (size_t i = 0; i < count; i++) sites->cells[i].executed = 0;
+    for (size_t i = 0; i < cell_count(sites); i++) sites->cells[i].executed = 0;
     sites->breached = false;
+}
+
+void npt_sites_disturb(npt_sites *sites, npt_site_id id, int layer, npt_direction direction,
+                       npt_dtype from)
+{
+    cell_at(sites, id, layer, direction)->disturbed = from;
+}
+
+/* As PyTorch spells a dtype: in C++ sentences about matrices, and as a scalar type. */
+static const char *cpp_name(npt_dtype dtype)
+{
+    switch (dtype) {
+    case NPT_F32: return "float";
+    case NPT_F16: return "c10::Half";
+    case NPT_BF16: return "c10::BFloat16";
+    case NPT_F64: return "double";
+    case NPT_I8: return "signed char";
+    case NPT_I64: return "long";
+    case NPT_U8:
+    case NPT_NF4: return "unsigned char"; /* packed */
+    default: return npt_dtype_name(dtype);
+    }
+}
+
+static const char *scalar_name(npt_dtype dtype)
+{
+    switch (dtype) {
+    case NPT_F32: return "Float";
+    case NPT_F16: return "Half";
+    case NPT_BF16: return "BFloat16";
+    case NPT_F64: return "Double";
+    case NPT_I8: return "Char";
+    case NPT_I64: return "Long";
+    case NPT_U8:
+    case NPT_NF4: return "Byte";
+    default: return npt_dtype_name(dtype);
+    }
+}
+
+/* What eager PyTorch says where such a value meets an operand of the planned dtype. */
+static void pytorch_sentence(npt_site_id id, npt_dtype from, npt_dtype planned, char *text,
+                             size_t bytes)
+{
+    if (id == NPT_SITE_UPDATE && from == NPT_F16)
+        snprintf(text, bytes, "Attempting to unscale FP16 gradients.");
+    else if (!elementwise[id])
+        snprintf(text, bytes, "expected mat1 and mat2 to have the same dtype, but got: %s != %s",
+                 cpp_name(from), cpp_name(planned));
+    else
+        snprintf(text, bytes, "expected scalar type %s but found %s", scalar_name(planned),
+                 scalar_name(from));
 }
 
 npt_status npt_sites_check(const npt_sites *sites)
 {
     if (!sites->breached) return NPT_OK;
-    char label[64];
+    char label[64], sentence[160];
+    const npt_dtype from = sites->breach_from;
     npt_site_plan plan =
         npt_sites_planned(sites, sites->breach_id, sites->breach_layer, sites->breach_direction);
-    return npt_fail(
-        NPT_E_INTERNAL,
-        "unplanned cast at %s: %s arrived, the plan (%s) has %s → %s; please report this",
-        npt_site_label(sites->breach_id, sites->breach_layer, sites->breach_direction, label,
-                       sizeof label),
-        npt_dtype_name(sites->breach_from), npt_rule_text(sites->policy.base_rule),
-        npt_dtype_name(plan.from), npt_dtype_name(plan.to));
+    npt_site_label(sites->breach_id, sites->breach_layer, sites->breach_direction, label,
+                   sizeof label);
+    if (plan.to == NPT_DTYPE_NONE)
+        return npt_fail(NPT_E_INTERNAL,
+                        "unplanned cast at %s: %s arrived where the plan (%s) has no cast; please "
+                        "report this",
+                        label, npt_dtype_name(from), npt_rule_text(sites->policy.base_rule));
+    pytorch_sentence(sites->breach_id, from, plan.from, sentence, sizeof sentence);
+    return npt_fail(NPT_E_INTERNAL,
+                    "%s; unplanned cast at %s: %s arrived, the plan (%s) has %s → %s; please "
+                    "report this",
+                    sentence, label, npt_dtype_name(from),
+                    npt_rule_text(sites->policy.base_rule), npt_dtype_name(plan.from),
+                    npt_dtype_name(plan.to));
 }
+
+/* FNV-1a, 64 bits, of one word. */
+static void hash_word(uint64_t *hash, uint64_t word)
+{
+    for (int shift = 0; shift < 64; shift += 8) {
+        *hash ^= (word >> shift) & 0xffu;
+        *hash *= 0x100000001b3u;
+    }
+}
+
+static const uint64_t hash_of_nothing = 0xcbf29ce484222325u;
 
 uint64_t npt_sites_digest(const npt_sites *sites)
 {
-    uint64_t hash = 0xcbf29ce484222325u; /* FNV-1a, 64 bits */
-    size_t count = (size_t)(sites->layers + 1) * NPT_SITE_COUNT * NPT_DIRECTION_COUNT;
-    for (size_t i = 0; i < count; i++) {
+    uint64_t hash = hash_of_nothing;
+    for (size_t i = 0; i < cell_count(sites); i++) {
         const npt_site_plan *plan = &sites->cells[i].plan;
-        const uint64_t words[3] = {plan->from, plan->to, (uint64_t)plan->per_token};
-        for (size_t word = 0; word < 3; word++)
-            for (int shift = 0; shift < 64; shift += 8) {
-                hash ^= (words[word] >> shift) & 0xffu;
-                hash *= 0x100000001b3u;
-            }
+        hash_word(&hash, plan->from);
+        hash_word(&hash, plan->to);
+        hash_word(&hash, (uint64_t)plan->per_token);
     }
     return hash;
+}
+
+uint64_t npt_sites_executed_digest(const npt_sites *sites)
+{
+    uint64_t hash = hash_of_nothing;
+    for (size_t i = 0; i < cell_count(sites); i++) hash_word(&hash, sites->cells[i].executed);
+    return hash;
+}
+
+int npt_sites_count(const npt_sites *sites)
+{
+    int count = 0;
+    for (size_t i = 0; i < cell_count(sites); i++)
+        count += sites->cells[i].plan.to != NPT_DTYPE_NONE;
+    return count;
 }
 
 const char *npt_site_name(npt_site_id id)

@@ -77,8 +77,8 @@ void npt_sites_destroy(npt_sites *sites);
 
 /* Announces that `elements` values of dtype `from` are about to be rounded at a site; returns the
  * dtype they must have afterwards. A cast that is not in the plan is remembered as a breach (the
- * first one, with its site) and the dtype returned is `from`. Called from one thread, before the
- * kernel runs. sites may be NULL (no bookkeeping is not allowed in src/: tests only). */
+ * first one, with its site); the dtype returned is then the planned one, or `from` where nothing is
+ * planned. Called from one thread, before the kernel runs. */
 npt_dtype npt_site(npt_sites *sites, npt_site_id id, int layer, npt_direction direction,
                    npt_dtype from, int64_t elements);
 
@@ -87,10 +87,17 @@ npt_site_plan npt_sites_planned(const npt_sites *sites, npt_site_id id, int laye
 uint64_t npt_sites_executed(const npt_sites *sites, npt_site_id id, int layer,
                             npt_direction direction);
 void npt_sites_reset_counts(npt_sites *sites);
-/* NPT_OK, or NPT_E_INTERNAL with the first unplanned cast: layer, site, both dtypes, rule. */
+/* NPT_OK, or NPT_E_INTERNAL with the first unplanned cast: what PyTorch says of such operands,
+ * layer, site, both dtypes, rule. */
 npt_status npt_sites_check(const npt_sites *sites);
-/* FNV-1a 64 over every planned decision, in table order. */
+/* From now on this dtype arrives at that site instead of what does (npt_fault, CAST). */
+void npt_sites_disturb(npt_sites *sites, npt_site_id id, int layer, npt_direction direction,
+                       npt_dtype from);
+/* FNV-1a 64 over every planned decision, in table order; and over every cell's executed count. */
 uint64_t npt_sites_digest(const npt_sites *sites);
+uint64_t npt_sites_executed_digest(const npt_sites *sites);
+/* The decisions that there are: planned cells. */
+int npt_sites_count(const npt_sites *sites);
 
 const char *npt_site_name(npt_site_id id);
 /* "L07.gate_mod", "embed", "L07.gate_mod.backward"; returns `text`. */

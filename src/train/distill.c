@@ -3,9 +3,11 @@
 
 #include "train/distill.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/rng.h"
 
 /* The two models advance together, block by block. A *segment* is a run of blocks through which
@@ -207,7 +209,7 @@ static npt_status segment_backward(distill_run *r, int first, int last)
                                                  .base = base,
                                                  .dst = npt_mat_out(dh)};
         kernels->distance_backward(npt_exec_run(d->exec), &args);
-        npt_mat_watch(&r->student, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD, dh);
+        NPT_TRY(npt_mat_finish(&r->student, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD, dh));
         NPT_TRY(npt_block_backward(&r->student, d->adapters->active[layer] ? d->adapters : NULL,
                                    layer, &d->states[layer], r->request->regularizer_factor,
                                    layer > first, dh));
@@ -262,6 +264,43 @@ static npt_status run_blocks(distill_run *r)
     return NPT_OK;
 }
 
+/* ---- Faults and breaches ---- */
+
+static bool is_damaged(const npt_distiller *d, int64_t step)
+{
+    return d->fault.kind != NPT_FAULT_NONE && (d->fault.step == 0 || d->fault.step == step + 1);
+}
+
+/* A cast that is disturbed at one step is itself again at the next. */
+static void disturb(npt_distiller *d, int64_t step)
+{
+    const npt_fault *f = &d->fault;
+    if (f->kind == NPT_FAULT_CAST)
+        npt_sites_disturb(f->teacher ? d->teacher_sites : d->student_sites, f->site, f->layer,
+                          f->direction, is_damaged(d, step) ? f->dtype : NPT_DTYPE_NONE);
+}
+
+npt_status npt_distiller_damage(npt_distiller *d, const npt_fault *fault)
+{
+    const int64_t layers = d->model->config.layers;
+    if (fault->kind != NPT_FAULT_NONE && fault->layer >= layers)
+        return npt_fail(NPT_E_USAGE, "the fault is in layer %d; the model has %" PRId64,
+                        fault->layer, layers);
+    d->fault = *fault;
+    disturb(d, 0);
+    return NPT_OK;
+}
+
+/* An unplanned cast is a bug of npt's. Without --strict the run goes on, in the planned dtypes. */
+static npt_status check_sites(npt_distiller *d, const npt_sites *sites)
+{
+    npt_status status = npt_sites_check(sites);
+    if (status == NPT_OK || d->strict) return status;
+    if (!d->warned) npt_log(NPT_LOG_WARNING, "%s (--strict stops there)", npt_error_message());
+    d->warned = true;
+    return NPT_OK;
+}
+
 npt_status npt_distiller_run(npt_distiller *d, const npt_distill_request *request,
                              npt_distill_sums *sums)
 {
@@ -274,10 +313,14 @@ npt_status npt_distiller_run(npt_distiller *d, const npt_distill_request *reques
                    .batch = request->batch,
                    .cos = d->cos,
                    .sin = d->sin,
-                   .watch = d->watch};
+                   .strict = d->strict,
+                   .observer = d->observer,
+                   .fault = is_damaged(d, request->step) ? &d->fault : NULL};
     distill_run run = {.d = d, .request = request, .sums = sums, .teacher = env, .student = env};
     run.student.sites = d->student_sites;
+    run.student.student = true;
+    disturb(d, request->step);
     NPT_TRY(run_blocks(&run));
-    NPT_TRY(npt_sites_check(d->teacher_sites));
-    return npt_sites_check(d->student_sites);
+    NPT_TRY(check_sites(d, d->teacher_sites));
+    return check_sites(d, d->student_sites);
 }

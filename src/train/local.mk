@@ -5,6 +5,8 @@ libnptcore_la_SOURCES += \
   src/train/backends.c \
   src/train/checkpoint.c \
   src/train/checkpoint.h \
+  src/train/culprit.c \
+  src/train/culprit.h \
   src/train/data_path.c \
   src/train/data_path.h \
   src/train/describe.c \

@@ -7,6 +7,7 @@
 #include <math.h>
 
 #include "base/log.h"
+#include "train/culprit.h"
 #include "train/schedule.h"
 
 /* A step is: rows of the accumulated batch → micro-batches forward and backward → one norm with its
@@ -73,23 +74,16 @@ static npt_status accumulate(npt_trainer *t, npt_step_result *r, npt_gradient_fa
 }
 
 /* Runs the batch again, looking at every site, to name the first that is not finite. */
-static npt_status find_culprit(npt_trainer *t, const npt_gradient_fault *fault, npt_watch *watch,
-                               char *text, size_t bytes)
+static npt_status find_culprit(npt_trainer *t, const npt_gradient_fault *fault,
+                               npt_culprit *culprit, char *text, size_t bytes)
 {
     npt_distill_sums sums;
-    char label[64];
-    *watch = (npt_watch){0};
-    t->distiller.watch = watch;
+    npt_culprit_init(culprit);
+    t->distiller.observer = &culprit->observer;
     npt_status status = run_micro_batches(t, 1, t->options.regularization_lambda, &sums);
-    t->distiller.watch = NULL;
-    if (watch->found)
-        snprintf(text, bytes,
-                 "%s (%s) has %" PRId64 " non-finite values beside finite ones up to %.4g",
-                 npt_site_label(watch->site, watch->layer, watch->direction, label, sizeof label),
-                 npt_dtype_name(npt_sites_planned(t->distiller.student_sites, watch->site,
-                                                  watch->layer, watch->direction)
-                                    .to),
-                 watch->count, (double)watch->max_abs);
+    t->distiller.observer = NULL;
+    if (culprit->found)
+        npt_culprit_describe(culprit, text, bytes);
     else
         snprintf(text, bytes, "the gradient of %s in layer %d is not finite",
                  fault->parameter ? fault->parameter : "an adapter", fault->layer);
@@ -101,8 +95,8 @@ static npt_status find_culprit(npt_trainer *t, const npt_gradient_fault *fault, 
 static npt_status skip_step(npt_trainer *t, const npt_gradient_fault *fault)
 {
     char culprit[256];
-    npt_watch watch;
-    NPT_TRY(find_culprit(t, fault, &watch, culprit, sizeof culprit));
+    npt_culprit first;
+    NPT_TRY(find_culprit(t, fault, &first, culprit, sizeof culprit));
     npt_train_state *s = &t->state;
     s->failures_in_a_row++;
     if (s->scaler.enabled) {
@@ -115,7 +109,7 @@ static npt_status skip_step(npt_trainer *t, const npt_gradient_fault *fault)
         return npt_fail(
             NPT_E_NUMERIC, "the loss scale fell below 1 and values are still not finite: %s; %s",
             culprit,
-            watch.found && watch.direction == NPT_FORWARD
+            first.found && first.seen.direction == NPT_FORWARD
                 ? "no loss scale mends a forward overflow, use --use_bf16 or no precision flag"
                 : "use --use_bf16 or no precision flag");
     }

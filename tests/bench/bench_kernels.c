@@ -124,9 +124,10 @@ static void do_sum_squares(void)
     table->sum_squares(&run, N, in(a));
 }
 
-static void do_max_abs(void)
+static void do_survey(void)
 {
-    table->max_abs(&run, N, in(a));
+    npt_survey found;
+    table->survey(&run, N, in(a), 1e-3f, &found);
 }
 
 static void do_adam(void)
@@ -200,7 +201,7 @@ static const entry entries[] = {
     {"distance", do_distance, 2, 0, 1, 0, false},
     {"distance_backward", do_distance_backward, 3, 0, 1, 0, false},
     {"sum_squares", do_sum_squares, 1, 0, 1, 0, false},
-    {"max_abs", do_max_abs, 1, 0, 1, 0, false},
+    {"survey", do_survey, 1, 0, 1, 0, false},
     {"adam", do_adam, 0, 7, 1, 0, true},
     {"attention", do_attention, 0, 0, 0, 4, false},
     {"attention_backward", do_attention_backward, 0, 0, 0, 10, false},

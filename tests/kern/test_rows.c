@@ -272,12 +272,21 @@ static void distance_backward_below_the_floor_is_linear(void **state)
 
 /* ---- Totals ---------------------------------------------------------------------------------- */
 
+static const float TINY = 0.01f;
+
 static int totals_are_run(const npt_kernels *k, const npt_run *run, void *context, buffer *out)
 {
     row_case *c = context;
-    double results[3] = {k->sum_squares(run, c->x.n, in_of(&c->x)),
-                         (double)k->count_nonfinite(run, c->x.n, in_of(&c->x)),
-                         (double)k->max_abs(run, c->x.n, in_of(&c->x))};
+    npt_survey s;
+    k->survey(run, c->x.n, in_of(&c->x), TINY, &s);
+    double results[8] = {k->sum_squares(run, c->x.n, in_of(&c->x)),
+                         s.sum_squares,
+                         (double)s.min,
+                         (double)s.max,
+                         (double)s.nonfinite,
+                         (double)s.nan,
+                         (double)s.zeros,
+                         (double)s.tiny};
     out[0] = buffer_bytes(sizeof results);
     memcpy(out[0].data, results, sizeof results);
     return 1;
@@ -294,19 +303,27 @@ static void totals_equal_their_twins(void **state)
             bool broken = d >= 3;
             for (int64_t i = 0; broken && i < c.x.n; i += 41)
                 npt_store(c.x.data, c.x.dtype, (size_t)i, i % 2 ? NAN : -INFINITY);
+            for (int64_t i = 7; i < c.x.n; i += 59) npt_store(c.x.data, c.x.dtype, (size_t)i, 0.0f);
             buffer out[MAX_OUT];
             run_everywhere("totals", totals_are_run, &c, out, false);
-            double squares = 0.0, count = 0.0, top = 0.0, *got = out[0].data;
+            double want[8] = {0, 0, INFINITY, -INFINITY}, *got = out[0].data;
             for (int64_t i = 0; i < c.x.n; i++) {
                 double x = at(&c.x, i);
-                squares += x * x;
-                count += !isfinite(x);
-                if (isfinite(x)) top = fmax(top, fabs(x));
+                want[0] += x * x;
+                want[4] += !isfinite(x);
+                want[5] += isnan(x);
+                want[6] += x == 0.0;
+                want[7] += fabs(x) < (double)TINY && x != 0.0;
+                if (!isfinite(x)) continue;
+                want[1] += x * x;
+                want[2] = fmin(want[2], x);
+                want[3] = fmax(want[3], x);
             }
-            if (!broken) assert_true(fabs(got[0] - squares) <= 1e-12 * squares);
+            if (want[2] > want[3]) want[2] = want[3] = 0.0;
+            if (!broken) assert_true(fabs(got[0] - want[0]) <= 1e-12 * want[0]);
             if (broken) assert_true(!isfinite(got[0]));
-            assert_true(got[1] == count);
-            assert_true(got[2] == top);
+            assert_true(fabs(got[1] - want[1]) <= 1e-12 * want[1]);
+            for (int i = 2; i < 8; i++) assert_true(got[i] == want[i]);
             buffer_free(&out[0]);
             buffer_free(&c.x);
         }

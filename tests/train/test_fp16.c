@@ -7,6 +7,7 @@
 
 #include "base/memory.h"
 #include "files/files.h"
+#include "train/culprit.h"
 #include "train/scaler.h"
 #include "unit/temp_dir.h"
 
@@ -54,7 +55,7 @@ static void overflow_is_found_and_mended(void **state)
     golden_run run;
     npt_gradient_fault fault;
     npt_scaler scaler;
-    npt_watch watch = {0};
+    npt_culprit watch;
     int skipped = 0;
     (void)state;
     golden_open(&c, "llama");
@@ -63,7 +64,8 @@ static void overflow_is_found_and_mended(void **state)
     run.lambda *= 64;
     npt_scaler_init(&scaler, run.policy.dynamic_loss_scale, 65536);
     assert_true(scaler.enabled);
-    run.distiller.watch = &watch;
+    npt_culprit_init(&watch);
+    run.distiller.observer = &watch.observer;
     while (!is_finite_at(&run, scaler.scale, &fault)) {
         if (skipped++ == 0) {
             /* the first tensor in the order of files, to which infinity came down; the watch has
@@ -71,12 +73,12 @@ static void overflow_is_found_and_mended(void **state)
             assert_int_equal(fault.layer, 0);
             assert_string_equal(fault.parameter, "A_proj");
             assert_true(watch.found);
-            assert_int_equal(watch.direction, NPT_BACKWARD);
-            assert_int_equal(watch.layer, 1);
-            assert_int_equal(watch.site, NPT_SITE_ADD);
+            assert_int_equal(watch.seen.direction, NPT_BACKWARD);
+            assert_int_equal(watch.seen.layer, 1);
+            assert_int_equal(watch.seen.site, NPT_SITE_ADD);
         }
         assert_true(npt_scaler_back_off(&scaler));
-        watch = (npt_watch){0};
+        npt_culprit_init(&watch);
     }
     assert_true(skipped > 0);
     assert_false(watch.found);
@@ -138,7 +140,7 @@ static void broken_forward_is_named(void **state)
     golden_case c;
     golden_run run;
     npt_gradient_fault fault;
-    npt_watch watch = {0};
+    npt_culprit watch;
     char label[64];
     (void)state;
     golden_open(&c, "llama");
@@ -147,20 +149,21 @@ static void broken_forward_is_named(void **state)
     golden_setup setup = fp16;
     setup.model = directory;
     golden_run_open(&run, &c, &setup);
-    run.distiller.watch = &watch;
+    npt_culprit_init(&watch);
+    run.distiller.observer = &watch.observer;
     assert_false(is_finite_at(&run, 1, &fault));
     assert_true(watch.found);
     assert_string_equal(
-        npt_site_label(watch.site, watch.layer, watch.direction, label, sizeof label),
+        npt_site_label(watch.seen.site, watch.seen.layer, watch.seen.direction, label, sizeof label),
         "L01.mlp_act");
-    assert_true(watch.count > 0);
-    assert_true(watch.max_abs <= 65504);
+    assert_true(watch.survey.nonfinite > 0);
+    assert_true(watch.survey.max <= 65504);
     golden_run_close(&run);
     /* bf16 has the range */
-    watch = (npt_watch){0};
+    npt_culprit_init(&watch);
     setup.request = (npt_policy_request){.use_bf16 = true};
     golden_run_open(&run, &c, &setup);
-    run.distiller.watch = &watch;
+    run.distiller.observer = &watch.observer;
     assert_true(is_finite_at(&run, 1, &fault));
     assert_false(watch.found);
     golden_run_close(&run);
