@@ -1,10 +1,33 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "config.h"
 
+#include <signal.h>
+#include <string.h>
+
 #include "cli/cli.h"
 #include "cli/flags.h"
 
-/* npt selftest: whether this build computes as it should on this machine. */
+/* npt selftest: whether this build computes as it should on this machine. A signal ends it between
+ * two backends, so that the temporary directory is removed. */
+
+static volatile sig_atomic_t first_signal;
+
+static void on_signal(int number)
+{
+    first_signal = number;
+    npt_request_stop(number);
+}
+
+static void install_signals(void)
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof(action));
+    action.sa_handler = on_signal;
+    action.sa_flags = SA_RESTART;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
 
 int npt_command_selftest(int argc, char **argv)
 {
@@ -21,7 +44,9 @@ int npt_command_selftest(int argc, char **argv)
     const int code = npt_flags_parse(&set, argc, argv);
     if (code >= 0) return code;
     int failed = 0;
+    install_signals();
     const npt_status status = npt_selftest(&options, stdout, &failed);
     const int result = npt_cli_exit_code(set.command, status);
+    if (status == NPT_E_INTERRUPTED) return 128 + (int)first_signal;
     return npt_cli_finish(set.command, result == 0 && failed > 0 ? 1 : result);
 }

@@ -3,6 +3,7 @@
 libnptcore_la_SOURCES += \
   src/doctor/selftest.c \
   src/doctor/selftest.h \
+  src/doctor/selftest_checks.c \
   src/doctor/selftest_steps.c \
   src/doctor/selftest_trial.c \
   src/doctor/selftest_values.c

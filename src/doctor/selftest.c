@@ -9,8 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/log.h"
 #include "files/files.h"
+#include "train/trainer.h"
 
 /* npt selftest: TAP, the temporary directory with the small models, and which backends take part.
  * Nothing is needed but the program: no data, no network, no directory that can be written to but
@@ -151,21 +151,24 @@ static npt_status list_backends(const npt_compute_options *compute, backend_list
 
 /* ---- The whole ---- */
 
-static void run_backends(npt_selftest_context *c, const backend_list *list)
+static npt_status run_backends(npt_selftest_context *c, const backend_list *list)
 {
     char name[64];
     for (int i = 0; i < list->count; i++) {
+        if (npt_stop_requested() != 0)
+            return npt_fail(NPT_E_INTERRUPTED, "stopped before backend %s", list->name[i]);
         snprintf(name, sizeof name, "backend %s", list->name[i]);
         if (list->skip[i] != NULL)
             npt_tap_skip(c->t, name, list->skip[i]);
         else
             npt_selftest_backend(c, list->name[i]);
     }
+    return NPT_OK;
 }
 
 static void print_plan(FILE *out, const backend_list *list)
 {
-    int count = npt_selftest_value_cases();
+    int count = npt_selftest_value_cases() + 1;
     for (int i = 0; i < list->count; i++)
         count += list->skip[i] != NULL ? 1 : npt_selftest_backend_cases();
     fprintf(out, "TAP version 13\n1..%d\n# npt %s\n", count, npt_version());
@@ -179,7 +182,8 @@ static npt_status run_all(npt_selftest_context *c, const backend_list *list)
         print_plan(c->t->out, list);
         status = npt_selftest_values(c->t);
     }
-    if (status == NPT_OK) run_backends(c, list);
+    if (status == NPT_OK) npt_selftest_quantization(c);
+    if (status == NPT_OK) status = run_backends(c, list);
     npt_selftest_context_fini(c);
     return status;
 }
@@ -189,7 +193,7 @@ static npt_status run_in(const char *directory, const backend_list *list, int th
 {
     char *paths[NPT_SELFTEST_MODELS] = {NULL};
     npt_selftest_context context = {.t = t, .threads = threads > 1 ? threads : 2};
-    npt_status status = NPT_OK;
+    npt_status status = npt_fault_from_environment(&context.fault);
     for (int i = 0; i < NPT_SELFTEST_MODELS && status == NPT_OK; i++) {
         status = make_model(directory, model_dtypes[i], &paths[i]);
         context.model[model_dtypes[i]] = paths[i];

@@ -39,6 +39,7 @@ typedef struct npt_trial_setup {
     bool no_double_quantization;
     bool decoded;      /* a 4-bit base is decoded again and computes in F32 as R5 says */
     double loss_scale; /* a power of two */
+    npt_fault fault;   /* kind NONE, or what damages the step on purpose */
 } npt_trial_setup;
 
 /* Teacher, student and one batch of two sequences. */
@@ -88,7 +89,7 @@ void npt_trial_values_free(npt_trial_values *values);
 int64_t npt_trial_planned(const npt_trial *trial, bool student, npt_site_id id, int layer,
                           npt_direction direction);
 
-/* ---- Checks on steps (selftest_steps.c) ---- */
+/* ---- Cases on steps (selftest_steps.c) ---- */
 
 /* A precision that a step is taken in. */
 typedef struct npt_selftest_row {
@@ -109,6 +110,7 @@ typedef struct npt_selftest_context {
     npt_tap *t;
     const char *model[NPT_DTYPE_COUNT];         /* directory by dtype: F32, F16, BF16 */
     int threads;                                /* more than one */
+    npt_fault fault;                            /* of the cases, not of what they compare with */
     npt_trial_values truth[NPT_SELFTEST_ROWS];  /* the same step in F32, on the reference */
     npt_trial_values reference[NPT_SELFTEST_ROWS]; /* the row itself on the reference */
 } npt_selftest_context;
@@ -121,7 +123,11 @@ void npt_selftest_context_fini(npt_selftest_context *c);
 int npt_selftest_backend_cases(void);
 void npt_selftest_backend(npt_selftest_context *c, const char *backend);
 
-/* Pieces of those cases. */
+/* A case without a backend: weights in 4 bits are near those of the file. */
+void npt_selftest_quantization(npt_selftest_context *c);
+
+/* ---- Checks on steps (selftest_checks.c) ---- */
+
 void npt_selftest_check_casts(npt_tap *t, const npt_trial *trial,
                               int64_t (*planned)(const npt_trial *trial, bool student,
                                                  npt_site_id id, int layer,
@@ -133,6 +139,9 @@ void npt_selftest_check_values(npt_tap *t, const npt_trial_values *got,
                                const npt_trial_values *expected, double tolerance);
 /* z, add, u and g' of every layer after a forward run, from what went into them, in F64. */
 void npt_selftest_check_modulation(npt_tap *t, npt_trial *trial, double strength);
+/* Weights in 4 bits beside the same weights as in the file. */
+void npt_selftest_check_quantized(npt_tap *t, const char *name, const npt_weight *quantized,
+                                  const npt_weight *plain, bool exact_scales);
 
 /* ---- Checks on values (selftest_values.c) ---- */
 

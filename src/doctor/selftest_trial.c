@@ -98,8 +98,10 @@ static npt_status open_all(npt_trial *trial)
     NPT_TRY(npt_exec_create(&trial->exec, trial->setup.backend, trial->setup.threads));
     NPT_TRY(open_model(trial));
     NPT_TRY(open_adapters(trial));
-    return npt_distiller_init(&trial->distiller, trial->exec, trial->model, &trial->policy,
-                              &trial->adapters, &objective);
+    NPT_TRY(npt_distiller_init(&trial->distiller, trial->exec, trial->model, &trial->policy,
+                               &trial->adapters, &objective));
+    trial->distiller.strict = true;
+    return npt_distiller_damage(&trial->distiller, &trial->setup.fault);
 }
 
 npt_status npt_trial_open(npt_trial *trial, const npt_trial_setup *setup)
@@ -181,21 +183,6 @@ static npt_status take_parameter(void *context, int layer, npt_parameter *p)
     return NPT_OK;
 }
 
-/* FNV-1a over the counts of both plans. */
-static uint64_t hash_executed(const npt_trial *trial)
-{
-    const npt_sites *plans[] = {trial->distiller.teacher_sites, trial->distiller.student_sites};
-    uint64_t hash = 0xcbf29ce484222325u;
-    for (int who = 0; who < 2; who++)
-        for (int layer = -1; layer < (int)trial->model->config.layers; layer++)
-            for (int id = 0; id < NPT_SITE_COUNT; id++)
-                for (int d = 0; d < NPT_DIRECTION_COUNT; d++)
-                    hash = (hash ^ npt_sites_executed(plans[who], (npt_site_id)id, layer,
-                                                      (npt_direction)d)) *
-                           0x100000001b3u;
-    return hash;
-}
-
 npt_status npt_trial_values_take(npt_trial *trial, npt_trial_values *values)
 {
     const npt_mat h = trial->distiller.student_h[trial->model->config.layers - 1];
@@ -211,7 +198,8 @@ npt_status npt_trial_values_take(npt_trial *trial, npt_trial_values *values)
     (void)npt_adapters_visit(&trial->adapters, take_parameter, &take);
     values->digest = npt_sites_digest(trial->distiller.student_sites) ^
                      npt_sites_digest(trial->distiller.teacher_sites) << 1;
-    values->executed = hash_executed(trial);
+    values->executed = npt_sites_executed_digest(trial->distiller.student_sites) ^
+                       npt_sites_executed_digest(trial->distiller.teacher_sites) << 1;
     return NPT_OK;
 }
 
