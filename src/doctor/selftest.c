@@ -188,8 +188,7 @@ static npt_status run_all(npt_selftest_context *c, const backend_list *list)
     return status;
 }
 
-static npt_status run_in(const char *directory, const backend_list *list, int threads,
-                         npt_tap *t)
+static npt_status run_in(const char *directory, const backend_list *list, int threads, npt_tap *t)
 {
     char *paths[NPT_SELFTEST_MODELS] = {NULL};
     npt_selftest_context context = {.t = t, .threads = threads > 1 ? threads : 2};

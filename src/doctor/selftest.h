@@ -108,10 +108,10 @@ enum { NPT_SELFTEST_ROWS = 9, NPT_SELFTEST_MODELS = 3 };
 /* What the cases of a backend share. */
 typedef struct npt_selftest_context {
     npt_tap *t;
-    const char *model[NPT_DTYPE_COUNT];         /* directory by dtype: F32, F16, BF16 */
-    int threads;                                /* more than one */
-    npt_fault fault;                            /* of the cases, not of what they compare with */
-    npt_trial_values truth[NPT_SELFTEST_ROWS];  /* the same step in F32, on the reference */
+    const char *model[NPT_DTYPE_COUNT];            /* directory by dtype: F32, F16, BF16 */
+    int threads;                                   /* more than one */
+    npt_fault fault;                               /* of the cases, not of what they compare with */
+    npt_trial_values truth[NPT_SELFTEST_ROWS];     /* the same step in F32, on the reference */
     npt_trial_values reference[NPT_SELFTEST_ROWS]; /* the row itself on the reference */
 } npt_selftest_context;
 

@@ -16,8 +16,8 @@
 typedef int64_t planned_function(const npt_trial *trial, bool student, npt_site_id id, int layer,
                                  npt_direction direction);
 
-static void check_cell(npt_tap *t, const npt_trial *trial, planned_function *planned,
-                       bool student, npt_site_id id, int layer, npt_direction direction)
+static void check_cell(npt_tap *t, const npt_trial *trial, planned_function *planned, bool student,
+                       npt_site_id id, int layer, npt_direction direction)
 {
     const npt_distiller *d = &trial->distiller;
     const npt_sites *sites = student ? d->student_sites : d->teacher_sites;
@@ -26,8 +26,8 @@ static void check_cell(npt_tap *t, const npt_trial *trial, planned_function *pla
     char label[64];
     if (done == wanted) return;
     npt_tap_breach(t, "%s of the %s: expected %" PRId64 " casts, got %" PRId64,
-                        npt_site_label(id, layer, direction, label, sizeof label),
-                        student ? "student" : "teacher", wanted, done);
+                   npt_site_label(id, layer, direction, label, sizeof label),
+                   student ? "student" : "teacher", wanted, done);
 }
 
 void npt_selftest_check_casts(npt_tap *t, const npt_trial *trial, planned_function *planned)
@@ -44,15 +44,15 @@ void npt_selftest_check_casts(npt_tap *t, const npt_trial *trial, planned_functi
     const int64_t converted =
         (int64_t)npt_sites_executed(trial->load_sites, NPT_SITE_WEIGHT, -1, NPT_FORWARD);
     if (converted != trial->model->narrowed)
-        npt_tap_breach(t, "weights: %" PRId64 " conversions announced, %" PRId64 " made",
-                            converted, trial->model->narrowed);
+        npt_tap_breach(t, "weights: %" PRId64 " conversions announced, %" PRId64 " made", converted,
+                       trial->model->narrowed);
 }
 
 static void check_dtype(npt_tap *t, const char *what, npt_dtype expected, npt_dtype got)
 {
     if (got != expected)
         npt_tap_breach(t, "%s: expected %s, got %s", what, npt_dtype_name(expected),
-                            npt_dtype_name(got));
+                       npt_dtype_name(got));
 }
 
 typedef struct value_context {
@@ -67,15 +67,15 @@ static npt_status check_parameter(void *context, int layer, npt_parameter *p)
     const bool own = p->value != (const void *)p->master;
     if (own != (c->dtype != NPT_F32))
         npt_tap_breach(c->t, "L%02d %s: expected %s, got the opposite", layer, p->name,
-                            own ? "one value" : "a master beside the value");
+                       own ? "one value" : "a master beside the value");
     for (size_t i = 0; own && i < (size_t)(p->rows * p->cols); i++) {
         uint32_t rounded = 0;
         npt_store(&rounded, c->dtype, 0, p->master[i]);
         const float expected = npt_load(&rounded, c->dtype, 0),
                     got = npt_load(p->value, c->dtype, i);
         if (got == expected) continue;
-        npt_tap_breach(c->t, "L%02d %s[%zu]: master %.9g, expected %.9g, got %.9g", layer,
-                            p->name, i, (double)p->master[i], (double)expected, (double)got);
+        npt_tap_breach(c->t, "L%02d %s[%zu]: master %.9g, expected %.9g, got %.9g", layer, p->name,
+                       i, (double)p->master[i], (double)expected, (double)got);
         break;
     }
     return NPT_OK;
@@ -134,8 +134,8 @@ static void check_close(npt_tap *t, const char *what, size_t count, const float 
     if (bad > 0)
         npt_tap_breach(t, "%s: %zu of %zu values are not finite", what, bad, count);
     else if (!(error <= tolerance))
-        npt_tap_breach(t, "%s: expected a relative error up to %.3g, got %.3g", what,
-                            tolerance, error);
+        npt_tap_breach(t, "%s: expected a relative error up to %.3g, got %.3g", what, tolerance,
+                       error);
 }
 
 void npt_selftest_check_values(npt_tap *t, const npt_trial_values *got,
@@ -143,7 +143,7 @@ void npt_selftest_check_values(npt_tap *t, const npt_trial_values *got,
 {
     if (got->outputs != expected->outputs || got->parameters != expected->parameters) {
         npt_tap_breach(t, "values: expected %zu and %zu, got %zu and %zu", expected->outputs,
-                            expected->parameters, got->outputs, got->parameters);
+                       expected->parameters, got->outputs, got->parameters);
         return;
     }
     check_close(t, "h of the last block", got->outputs, got->output, expected->output, tolerance);
@@ -189,8 +189,8 @@ static void check_product(npt_tap *t, const char *what, int layer, npt_mat x,
             if (is_rounding(sum, 0x1p-24 * (double)(x.cols + 8) * size, y.dtype,
                             (float)at(y, row, col)))
                 continue;
-            npt_tap_breach(t, "L%02d.%s[%" PRId64 ",%" PRId64 "]: expected %.9g, got %.9g",
-                                layer, what, row, col, sum, at(y, row, col));
+            npt_tap_breach(t, "L%02d.%s[%" PRId64 ",%" PRId64 "]: expected %.9g, got %.9g", layer,
+                           what, row, col, sum, at(y, row, col));
             return;
         }
 }
@@ -221,9 +221,8 @@ static void check_gate(npt_tap *t, int layer, const npt_block_state *state, npt_
             const double slack = fabs(g * (bounds[1] - bounds[0])) / 2 +
                                  0x1p-22 * (fabs(g * bounds[1]) + fabs(added));
             if (is_rounding(value, slack, modulated.dtype, (float)got)) continue;
-            npt_tap_breach(t,
-                                "L%02d.gate_mod[%" PRId64 ",%" PRId64 "]: expected %.9g, got %.9g",
-                                layer, row, col, value, got);
+            npt_tap_breach(t, "L%02d.gate_mod[%" PRId64 ",%" PRId64 "]: expected %.9g, got %.9g",
+                           layer, row, col, value, got);
             return;
         }
 }
@@ -246,8 +245,8 @@ void npt_selftest_check_modulation(npt_tap *t, npt_trial *trial, double strength
         const npt_parameter *p = adapters->adapter[layer].parameters;
         npt_mat modulated;
         if (npt_tap_expect_ok(t, "modulate",
-                                   adapters->kind->modulate(&env, adapters, layer, NPT_RECOMPUTE, s,
-                                                            state->gate, &modulated)) != NPT_OK)
+                              adapters->kind->modulate(&env, adapters, layer, NPT_RECOMPUTE, s,
+                                                       state->gate, &modulated)) != NPT_OK)
             return;
         check_product(t, "z", layer, s->a, &p[0], s->z);
         if (s->add.data != NULL) check_product(t, "add", layer, s->z, &p[1], s->add);

@@ -160,8 +160,9 @@ static void tell_refusal(npt_tap *t, npt_trial *trial)
     char text[128];
     const char *reason = first->refuse(&desc, npt_exec_cpu(trial->exec), text);
     if (reason != NULL)
-        fprintf(t->out, "# %s refuses the next one's products with the model (%s); reference "
-                        "computes them\n",
+        fprintf(t->out,
+                "# %s refuses the next one's products with the model (%s); reference "
+                "computes them\n",
                 first->name, reason);
 }
 
@@ -203,8 +204,8 @@ static void modulation_case(npt_selftest_context *c, int index, const char *back
             npt_selftest_check_modulation(c->t, &trial, (double)trial.adapters.strength);
         npt_trial_close(&trial);
     }
-    npt_tap_end(c->t, "modulation, %s, in every precision (backend %s)",
-                     modulations[index].name, backend);
+    npt_tap_end(c->t, "modulation, %s, in every precision (backend %s)", modulations[index].name,
+                backend);
 }
 
 static void digest_case(npt_selftest_context *c, const char *backend,
@@ -214,10 +215,10 @@ static void digest_case(npt_selftest_context *c, const char *backend,
         const npt_trial_values *expected = &c->reference[i];
         if (values[i].digest != expected->digest)
             npt_tap_breach(c->t, "%s: planned: expected %016" PRIx64 ", got %016" PRIx64,
-                                npt_selftest_rows[i].name, expected->digest, values[i].digest);
+                           npt_selftest_rows[i].name, expected->digest, values[i].digest);
         if (values[i].executed != expected->executed)
             npt_tap_breach(c->t, "%s: executed: expected %016" PRIx64 ", got %016" PRIx64,
-                                npt_selftest_rows[i].name, expected->executed, values[i].executed);
+                           npt_selftest_rows[i].name, expected->executed, values[i].executed);
     }
     npt_tap_end(c->t, "casts planned and executed as on the reference (backend %s)", backend);
 }
@@ -256,7 +257,7 @@ static void threads_case(npt_selftest_context *c, const char *backend,
         npt_trial_values_free(&more);
     }
     npt_tap_end(c->t, "one thread and %d: the same casts and %s (backend %s)", c->threads,
-                     bits ? "bits" : "values within tolerance", backend);
+                bits ? "bits" : "values within tolerance", backend);
 }
 
 /* A loss so large that its F16 gradient overflows at 65536 but not at a lower scale. */
@@ -267,8 +268,7 @@ static npt_status back_off(npt_tap *t, npt_trial *trial)
     npt_scaler_init(&scaler, true, 65536);
     NPT_TRY(npt_trial_run(trial, true, factor, 0));
     if (!trial->fault.found || !isnan(trial->norm))
-        npt_tap_breach(t, "expected an overflow at 65536, got a gradient of norm %g",
-                            trial->norm);
+        npt_tap_breach(t, "expected an overflow at 65536, got a gradient of norm %g", trial->norm);
     while (trial->fault.found && npt_scaler_back_off(&scaler)) {
         trial->setup.loss_scale = scaler.scale;
         NPT_TRY(npt_trial_run(trial, true, factor, 0));
@@ -299,8 +299,7 @@ static void scale_case(npt_selftest_context *c, const char *backend)
             npt_trial_close(&plain);
         }
     }
-    npt_tap_end(c->t, "an overflow at loss scale 65536 is found and mended (backend %s)",
-                     backend);
+    npt_tap_end(c->t, "an overflow at loss scale 65536 is found and mended (backend %s)", backend);
 }
 
 static void compare_quantized(npt_tap *t, const npt_model *quantized, const npt_model *plain,
@@ -311,9 +310,10 @@ static void compare_quantized(npt_tap *t, const npt_model *quantized, const npt_
         const struct {
             const char *name;
             const npt_weight *quantized, *plain;
-        } pairs[] = {{"q", &q->q, &p->q},          {"k", &q->k, &p->k}, {"v", &q->v, &p->v},
-                     {"o", &q->o, &p->o},          {"gate", &q->gate, &p->gate},
-                     {"up", &q->up, &p->up},       {"down", &q->down, &p->down}};
+        } pairs[] = {{"q", &q->q, &p->q},          {"k", &q->k, &p->k},
+                     {"v", &q->v, &p->v},          {"o", &q->o, &p->o},
+                     {"gate", &q->gate, &p->gate}, {"up", &q->up, &p->up},
+                     {"down", &q->down, &p->down}};
         for (size_t k = 0; k < sizeof pairs / sizeof pairs[0]; k++)
             npt_selftest_check_quantized(t, pairs[k].name, pairs[k].quantized, pairs[k].plain,
                                          exact_scales);

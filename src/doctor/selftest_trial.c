@@ -79,10 +79,8 @@ static npt_status set_begin(void *context, int layer, npt_parameter *p)
 
 static npt_status open_adapters(npt_trial *trial)
 {
-    const npt_adapters_options options = {.rank = RANK,
-                                          .modulation = trial->setup.modulation,
-                                          .strength = strength,
-                                          .seed = 1};
+    const npt_adapters_options options = {
+        .rank = RANK, .modulation = trial->setup.modulation, .strength = strength, .seed = 1};
     uint64_t stream = NPT_RNG_ADAPTER;
     trial->arena = npt_arena_create("selftest");
     if (trial->arena == NULL) return NPT_E_NOMEM;
@@ -141,8 +139,8 @@ npt_status npt_trial_run(npt_trial *trial, bool backward, double distance_factor
         .regularizer_factor = regularizer_factor * trial->setup.loss_scale};
     npt_gradients_clear(&trial->adapters);
     NPT_TRY(npt_distiller_run(&trial->distiller, &request, &sums));
-    trial->norm = npt_gradients_norm(&trial->adapters, trial->exec, trial->setup.loss_scale,
-                                     &trial->fault);
+    trial->norm =
+        npt_gradients_norm(&trial->adapters, trial->exec, trial->setup.loss_scale, &trial->fault);
     return NPT_OK;
 }
 

@@ -73,11 +73,11 @@ static const struct {
     npt_dtype tensor, config;
     npt_rule rule;
 } inferred[] = {
-    {true, NPT_U8, NPT_F16, NPT_R1},           {true, NPT_BF16, NPT_BF16, NPT_R1},
-    {false, NPT_F16, NPT_F32, NPT_R2},         {false, NPT_BF16, NPT_F16, NPT_R3},
-    {false, NPT_F32, NPT_F16, NPT_R5},         {false, NPT_U8, NPT_F16, NPT_R2},
-    {false, NPT_I8, NPT_BF16, NPT_R3},         {false, NPT_DTYPE_NONE, NPT_BF16, NPT_R3},
-    {false, NPT_U8, NPT_DTYPE_NONE, NPT_R5},   {false, NPT_DTYPE_NONE, NPT_F32, NPT_R5},
+    {true, NPT_U8, NPT_F16, NPT_R1},         {true, NPT_BF16, NPT_BF16, NPT_R1},
+    {false, NPT_F16, NPT_F32, NPT_R2},       {false, NPT_BF16, NPT_F16, NPT_R3},
+    {false, NPT_F32, NPT_F16, NPT_R5},       {false, NPT_U8, NPT_F16, NPT_R2},
+    {false, NPT_I8, NPT_BF16, NPT_R3},       {false, NPT_DTYPE_NONE, NPT_BF16, NPT_R3},
+    {false, NPT_U8, NPT_DTYPE_NONE, NPT_R5}, {false, NPT_DTYPE_NONE, NPT_F32, NPT_R5},
 };
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
@@ -97,8 +97,7 @@ void npt_selftest_check_policy(npt_tap *t, const npt_selftest_policy *row)
     npt_policy policy;
     char text[160];
     describe(&row->request, text);
-    if (npt_tap_expect_ok(t, text, npt_policy_decide(&row->request, &policy)) != NPT_OK)
-        return;
+    if (npt_tap_expect_ok(t, text, npt_policy_decide(&row->request, &policy)) != NPT_OK) return;
     const npt_dtype expected[NPT_ROLE_COUNT] = {
         [NPT_ROLE_FROZEN] = row->frozen,
         [NPT_ROLE_PLAIN] = row->frozen == NPT_NF4 ? NPT_F32 : row->frozen,
@@ -113,20 +112,20 @@ void npt_selftest_check_policy(npt_tap *t, const npt_selftest_policy *row)
     for (int i = 0; i < NPT_ROLE_COUNT; i++)
         if (policy.dtype[i] != expected[i])
             npt_tap_breach(t, "%s: %s: expected %s, got %s", text, npt_role_name((npt_role)i),
-                                npt_dtype_name(expected[i]), npt_dtype_name(policy.dtype[i]));
+                           npt_dtype_name(expected[i]), npt_dtype_name(policy.dtype[i]));
     const npt_rule rule = policy.base_rule, adapter_rule = policy.rule[NPT_ROLE_ADAPTER];
     if (rule != row->rule || adapter_rule != row->adapter_rule)
         npt_tap_breach(t, "%s: expected R%d and R%d for the adapter, got R%d and R%d", text,
-                            (int)row->rule, (int)row->adapter_rule, (int)rule, (int)adapter_rule);
+                       (int)row->rule, (int)row->adapter_rule, (int)rule, (int)adapter_rule);
     if (policy.dynamic_loss_scale != row->dynamic_loss_scale)
         npt_tap_breach(t, "%s: loss scale: expected %s", text,
-                            row->dynamic_loss_scale ? "dynamic" : "off");
+                       row->dynamic_loss_scale ? "dynamic" : "off");
     const bool quantized = row->rule == NPT_R1;
     if (policy.quantize_on_load != (quantized && !row->request.base_is_quantized))
         npt_tap_breach(t, "%s: quantize on load is %d", text, policy.quantize_on_load);
     if (policy.mixed_switched_off != (quantized && row->request.mixed_precision != NPT_DTYPE_NONE))
         npt_tap_breach(t, "%s: mixed precision switched off is %d", text,
-                            policy.mixed_switched_off);
+                       policy.mixed_switched_off);
 }
 
 void npt_selftest_check_refusal(npt_tap *t, const npt_selftest_refusal *row)
@@ -136,8 +135,7 @@ void npt_selftest_check_refusal(npt_tap *t, const npt_selftest_refusal *row)
     const npt_status status = npt_policy_decide(&row->request, &policy);
     describe(&row->request, text);
     if (status != NPT_E_USAGE)
-        npt_tap_breach(t, "%s: expected a refusal (usage), got %s", text,
-                            npt_status_name(status));
+        npt_tap_breach(t, "%s: expected a refusal (usage), got %s", text, npt_status_name(status));
     else if (strstr(npt_error_message(), row->says) == NULL)
         npt_tap_breach(t, "%s: expected \"%s\" in: %s", text, row->says, npt_error_message());
 }
@@ -147,13 +145,12 @@ static void check_inferred(npt_tap *t, size_t i)
     npt_policy policy;
     const npt_policy_request request =
         npt_policy_infer(inferred[i].record, inferred[i].tensor, inferred[i].config);
-    if (npt_tap_expect_ok(t, "inferred", npt_policy_decide(&request, &policy)) != NPT_OK)
-        return;
+    if (npt_tap_expect_ok(t, "inferred", npt_policy_decide(&request, &policy)) != NPT_OK) return;
     if (policy.base_rule != inferred[i].rule)
         npt_tap_breach(t, "tensors %s, config %s%s: expected R%d, got R%d",
-                            npt_dtype_name(inferred[i].tensor), npt_dtype_name(inferred[i].config),
-                            inferred[i].record ? ", quantization record" : "",
-                            (int)inferred[i].rule, (int)policy.base_rule);
+                       npt_dtype_name(inferred[i].tensor), npt_dtype_name(inferred[i].config),
+                       inferred[i].record ? ", quantization record" : "", (int)inferred[i].rule,
+                       (int)policy.base_rule);
 }
 
 /* ---- Conversions (precision.md §7) ---- */
@@ -203,7 +200,7 @@ void npt_selftest_check_probe(npt_tap *t, const npt_kernels *kernels, const npt_
         kernels->cast(run, 1, (npt_in){&value, NPT_F32}, (npt_out){&got, halves[i]}, NULL);
         if (got != expected)
             npt_tap_breach(t, "%s: 0x%08x to %s: expected 0x%04x, got 0x%04x", kernels->name,
-                                (unsigned)probe->value, npt_dtype_name(halves[i]), expected, got);
+                           (unsigned)probe->value, npt_dtype_name(halves[i]), expected, got);
     }
 }
 
@@ -227,21 +224,21 @@ static uint32_t widened(npt_dtype half, unsigned code)
 static void check_there_and_back(npt_tap *t, const npt_kernels *kernels, const npt_run *run,
                                  npt_dtype half, half_buffers *b)
 {
-    const unsigned infinity = half == NPT_F16 ? 0x7c00 : 0x7f80, nan = half == NPT_F16 ? 0x7e00
-                                                                                       : 0x7fc0;
+    const unsigned infinity = half == NPT_F16 ? 0x7c00 : 0x7f80,
+                   nan = half == NPT_F16 ? 0x7e00 : 0x7fc0;
     for (unsigned i = 0; i < HALVES; i++) b->half[i] = (uint16_t)i;
     kernels->cast(run, HALVES, (npt_in){b->half, half}, (npt_out){b->wide, NPT_F32}, NULL);
     for (unsigned i = 0; i < HALVES; i++)
         if (npt_float_bits(b->wide[i]) != widened(half, i))
-            npt_tap_breach(t, "%s: %s 0x%04x to F32: expected 0x%08x, got 0x%08x",
-                                kernels->name, npt_dtype_name(half), i,
-                                (unsigned)widened(half, i), (unsigned)npt_float_bits(b->wide[i]));
+            npt_tap_breach(t, "%s: %s 0x%04x to F32: expected 0x%08x, got 0x%08x", kernels->name,
+                           npt_dtype_name(half), i, (unsigned)widened(half, i),
+                           (unsigned)npt_float_bits(b->wide[i]));
     kernels->cast(run, HALVES, (npt_in){b->wide, NPT_F32}, (npt_out){b->half, half}, NULL);
     for (unsigned i = 0; i < HALVES; i++) {
         const unsigned expected = (i & 0x7fffu) > infinity ? nan : i;
         if (b->half[i] != expected)
             npt_tap_breach(t, "%s: %s 0x%04x through F32: got 0x%04x", kernels->name,
-                                npt_dtype_name(half), i, b->half[i]);
+                           npt_dtype_name(half), i, b->half[i]);
     }
 }
 
@@ -254,8 +251,7 @@ static void check_boundaries(npt_tap *t, const npt_kernels *kernels, const npt_r
     for (unsigned i = 0; i < HALVES; i++) {
         const unsigned low = i & 0x7fffu;
         float middle = 0;
-        if (low < infinity)
-            middle = (float)((value_of(half, low) + value_of(half, low + 1)) / 2);
+        if (low < infinity) middle = (float)((value_of(half, low) + value_of(half, low + 1)) / 2);
         if (low < infinity && side != 0)
             middle = npt_bits_float(npt_float_bits(middle) + (uint32_t)side);
         b->wide[i] = (i & 0x8000u) != 0 ? -middle : middle;
@@ -265,8 +261,8 @@ static void check_boundaries(npt_tap *t, const npt_kernels *kernels, const npt_r
         const unsigned up = side > 0 || (side == 0 && (i & 1u) != 0) ? 1 : 0;
         if ((i & 0x7fffu) >= infinity || b->half[i] == i + up) continue;
         npt_tap_breach(t, "%s: 0x%08x to %s: expected 0x%04x, got 0x%04x", kernels->name,
-                            (unsigned)npt_float_bits(b->wide[i]), npt_dtype_name(half), i + up,
-                            b->half[i]);
+                       (unsigned)npt_float_bits(b->wide[i]), npt_dtype_name(half), i + up,
+                       b->half[i]);
     }
 }
 
@@ -279,8 +275,7 @@ void npt_selftest_check_half(npt_tap *t, const npt_kernels *kernels, const npt_r
         return;
     }
     check_there_and_back(t, kernels, run, half, buffers);
-    for (int side = -1; side <= 1; side++)
-        check_boundaries(t, kernels, run, half, side, buffers);
+    for (int side = -1; side <= 1; side++) check_boundaries(t, kernels, run, half, side, buffers);
     npt_free(buffers);
 }
 
@@ -324,7 +319,7 @@ npt_status npt_selftest_values(npt_tap *t)
     npt_tap_end(t, "the precision policy, R1 to R6, in %zu rows", COUNT(policies));
     for (size_t i = 0; i < COUNT(refusals); i++) npt_selftest_check_refusal(t, &refusals[i]);
     npt_tap_end(t, "%zu requests that contradict themselves are refused with a sentence",
-                     COUNT(refusals));
+                COUNT(refusals));
     for (size_t i = 0; i < COUNT(inferred); i++) check_inferred(t, i);
     npt_tap_end(t, "the precision of an existing base is inferred, R7, never an integer");
     for (int level = NPT_CPU_REFERENCE; level <= NPT_CPU_AVX512; level++)

@@ -63,7 +63,10 @@ else
     ok '--backend narrows'
 fi
 
-NPT_CPU_MAX=reference run selftest --backend reference
+NPT_CPU_MAX=reference
+export NPT_CPU_MAX
+run selftest --backend reference
+unset NPT_CPU_MAX
 if [ "$code" = 0 ] && [ "$(grep -c 'kernels avx.*# SKIP' "$work/out")" = 2 ] && well_formed; then
     ok 'kernels of levels that are not there are skipped'
 else
@@ -73,7 +76,10 @@ fi
 # ---- Damaged runs ----
 # finds FAULT CASE PATTERN: the case fails with a line that matches.
 finds() {
-    NPT_DEBUG_FAULT=$1 run selftest --backend reference
+    NPT_DEBUG_FAULT=$1
+    export NPT_DEBUG_FAULT
+    run selftest --backend reference
+    unset NPT_DEBUG_FAULT
     if [ "$code" = 1 ] && well_formed &&
         grep -A 8 "^not ok .* $2" "$work/out" | grep -Eq "^# .*$3"; then
         ok "the fault $1 is found"
@@ -90,10 +96,11 @@ finds underflow:L00.u 'modulation, both terms' 'L00.u\[0,0\]: expected'
 tidy 'no temporary file is left by runs that fail'
 
 # ---- Where it runs ----
+case $npt in /*) absolute=$npt ;; *) absolute=$PWD/$npt ;; esac
 mkdir "$work/here"
-if (cd "$work/here" && chmod 555 . && NPT_DATADIR=/nonexistent && HOME=/nonexistent &&
-    export NPT_DATADIR HOME && case $npt in /*) ;; *) npt=$OLDPWD/$npt ;; esac &&
-    $limit "$npt" selftest --backend reference >"$work/out" 2>"$work/err"); then
+chmod 555 "$work/here"
+if (cd "$work/here" && NPT_DATADIR=/nonexistent HOME=/nonexistent \
+    $limit "$absolute" selftest --backend reference >"$work/out" 2>"$work/err"); then
     ok 'without data, from a directory that cannot be written to'
 else
     not_ok 'without data, from a directory that cannot be written to' 'it fails'
@@ -101,15 +108,19 @@ fi
 chmod 755 "$work/here"
 
 # ---- Refusals ----
-TMPDIR=$work/tmp/none refused 'no directory for temporary files' 1 'TMPDIR' selftest
+TMPDIR=$work/tmp/none
+refused 'no directory for temporary files' 1 'TMPDIR' selftest
 : >"$work/file"
-TMPDIR=$work/file refused 'a file in its place' 1 'TMPDIR' selftest
+TMPDIR=$work/file
+refused 'a file in its place' 1 'TMPDIR' selftest
 mkdir "$work/read_only" && chmod 555 "$work/read_only"
 if [ "$(id -u)" = 0 ]; then
     skip 'one that cannot be written to' 'root may write everywhere'
 else
-    TMPDIR=$work/read_only refused 'one that cannot be written to' 1 'TMPDIR' selftest
+    TMPDIR=$work/read_only
+    refused 'one that cannot be written to' 1 'TMPDIR' selftest
 fi
+TMPDIR=$work/tmp
 refused 'an unknown backend' 2 'no matmul backend "abacus"' selftest --backend abacus
 refused 'an unknown flag' 2 'sead' selftest --sead 3
 refused 'a word too much' 2 'all' selftest all
@@ -125,4 +136,22 @@ if [ -w /dev/full ]; then
     fi
 fi
 tidy 'nor by that'
+
+# ---- Signals ----
+"$npt" selftest >"$work/out" 2>"$work/err" &
+child=$!
+for _ in 0 1 2 3 4 5 6 7 8 9; do
+    if [ -s "$work/out" ]; then break; fi
+    sleep 0.1
+done
+kill -TERM "$child" 2>/dev/null
+wait "$child"
+code=$?
+# It may have been done by then.
+if [ "$code" = 143 ] || { [ "$code" = 0 ] && well_formed; }; then
+    ok 'a signal stops it'
+else
+    not_ok 'a signal stops it' "exit code $code"
+fi
+tidy 'no temporary file is left by a signal'
 finish

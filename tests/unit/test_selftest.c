@@ -57,8 +57,7 @@ static void assert_silent(void)
 static void assert_breach(const char *part)
 {
     if (tap.breaches == 0) fail_msg("no breach; it should say '%s'", part);
-    if (strstr(tap.lines[0], part) == NULL)
-        fail_msg("'%s' does not say '%s'", tap.lines[0], part);
+    if (strstr(tap.lines[0], part) == NULL) fail_msg("'%s' does not say '%s'", tap.lines[0], part);
     tap.breaches = 0;
 }
 
@@ -198,8 +197,7 @@ static void values(void **state)
     assert_int_equal(npt_trial_values_take(&trial, &half), NPT_OK);
     npt_trial_close(&trial);
     /* the same in F32: within the tolerance of F16, not within that of F32 */
-    npt_trial_setup setup =
-        npt_selftest_setup(&context, &npt_selftest_rows[FP16], "reference", 1);
+    npt_trial_setup setup = npt_selftest_setup(&context, &npt_selftest_rows[FP16], "reference", 1);
     setup.request = (npt_policy_request){0};
     assert_int_equal(npt_trial_open(&trial, &setup), NPT_OK);
     assert_int_equal(npt_trial_step(&trial), NPT_OK);
@@ -286,10 +284,11 @@ static void lines(void **state)
     npt_tap_end(&t, "another");
     npt_tap_skip(&t, "a third", "no reason");
     assert_int_equal(t.failed, 1);
-    assert_string_equal(text_of(t.out), "ok 1 - a case\nnot ok 2 - another\n# breach 0\n# breach 1\n"
-                                        "# breach 2\n# breach 3\n# breach 4\n# breach 5\n"
-                                        "# breach 6\n# breach 7\n# and 3 more\n"
-                                        "ok 3 - a third # SKIP no reason\n");
+    assert_string_equal(text_of(t.out),
+                        "ok 1 - a case\nnot ok 2 - another\n# breach 0\n# breach 1\n"
+                        "# breach 2\n# breach 3\n# breach 4\n# breach 5\n"
+                        "# breach 6\n# breach 7\n# and 3 more\n"
+                        "ok 3 - a third # SKIP no reason\n");
 }
 
 static void backend_cases(void **state)
