@@ -99,15 +99,14 @@ static const char *const known[] = {"reference", "native", "openblas", "onednn"}
 
 typedef struct backend_list {
     const char *name[NPT_MAX_BACKENDS + 4];
-    const char *skip[NPT_MAX_BACKENDS + 4]; /* reason, or NULL */
+    char skip[NPT_MAX_BACKENDS + 4][128]; /* reason; "" where it takes part */
     int count;
 } backend_list;
 
-/* Why a backend can do nothing at all here; NULL where it can. */
-static const char *reason_to_skip(const npt_matmul_backend *backend, const npt_cpu *cpu)
+/* Why a backend can do nothing at all here; "" where it can. */
+static void tell_reason(const npt_matmul_backend *backend, const npt_cpu *cpu, char skip[128])
 {
-    static char text[128];
-    const char *reason = NULL;
+    skip[0] = '\0';
     for (size_t i = 0; i < sizeof model_dtypes / sizeof model_dtypes[0]; i++) {
         const npt_matmul_desc desc = {.m = 16,
                                       .n = 64,
@@ -116,10 +115,11 @@ static const char *reason_to_skip(const npt_matmul_backend *backend, const npt_c
                                       .a = model_dtypes[i],
                                       .w = model_dtypes[i],
                                       .c = NPT_F32};
-        reason = backend->refuse(&desc, cpu, text);
-        if (reason == NULL) return NULL;
+        char text[128];
+        const char *reason = backend->refuse(&desc, cpu, text);
+        snprintf(skip, 128, "%s", reason != NULL ? reason : "");
+        if (reason == NULL) return;
     }
-    return reason;
 }
 
 static void list_backend(backend_list *list, const char *name, const char *skip)
@@ -127,7 +127,7 @@ static void list_backend(backend_list *list, const char *name, const char *skip)
     for (int i = 0; i < list->count; i++)
         if (strcmp(list->name[i], name) == 0) return;
     list->name[list->count] = name;
-    list->skip[list->count++] = skip;
+    snprintf(list->skip[list->count++], sizeof list->skip[0], "%s", skip);
 }
 
 /* The named ones; all known ones where none is named. The reference comes first. */
@@ -141,7 +141,9 @@ static npt_status list_backends(const npt_compute_options *compute, backend_list
     *list = (backend_list){.name = {"reference"}, .count = 1};
     for (size_t i = 0; i < npt_exec_backend_count(exec); i++) {
         const npt_matmul_backend *backend = npt_exec_backend(exec, i);
-        list_backend(list, backend->name, reason_to_skip(backend, npt_exec_cpu(exec)));
+        char skip[128];
+        tell_reason(backend, npt_exec_cpu(exec), skip);
+        list_backend(list, backend->name, skip);
     }
     npt_exec_destroy(exec);
     for (size_t i = 0; !named && i < sizeof known / sizeof known[0]; i++)
@@ -158,7 +160,7 @@ static npt_status run_backends(npt_selftest_context *c, const backend_list *list
         if (npt_stop_requested() != 0)
             return npt_fail(NPT_E_INTERRUPTED, "stopped before backend %s", list->name[i]);
         snprintf(name, sizeof name, "backend %s", list->name[i]);
-        if (list->skip[i] != NULL)
+        if (list->skip[i][0] != '\0')
             npt_tap_skip(c->t, name, list->skip[i]);
         else
             npt_selftest_backend(c, list->name[i]);
@@ -170,7 +172,7 @@ static void print_plan(FILE *out, const backend_list *list)
 {
     int count = npt_selftest_value_cases() + 1;
     for (int i = 0; i < list->count; i++)
-        count += list->skip[i] != NULL ? 1 : npt_selftest_backend_cases();
+        count += list->skip[i][0] != '\0' ? 1 : npt_selftest_backend_cases();
     fprintf(out, "TAP version 13\n1..%d\n# npt %s\n", count, npt_version());
 }
 

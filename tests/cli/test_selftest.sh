@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # npt selftest: well-formed TAP, every check on the backends asked for, nothing left behind; and it
 # does fail where a run is damaged (NPT_DEBUG_FAULT).
+# It is run from another directory, too.
+NPT_BUILDDIR=$(cd "${NPT_BUILDDIR:-.}" && pwd)
 . "${NPT_SRCDIR:-.}/tests/cli/lib.sh"
 mkdir "$work/tmp"
 TMPDIR=$work/tmp
