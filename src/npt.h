@@ -93,6 +93,7 @@ typedef struct npt_precision_options {
     bool use_fp16, use_bf16, use_quantization, no_double_quantization;
     npt_dtype mixed_precision; /* NPT_DTYPE_NONE, NPT_F16, NPT_BF16 */
     npt_dtype adapter_dtype;   /* NPT_DTYPE_NONE: inferred */
+    bool strict;               /* the first cast that is not in the plan ends the run */
 } npt_precision_options;
 
 typedef struct npt_compute_options {
@@ -183,6 +184,7 @@ typedef struct npt_train_options {
     const char *log_file;     /* every line of the log, appended; NULL: none */
     const char *command_line; /* recorded in metrics.jsonl; may be NULL */
     bool dry_run;             /* say what would be done; read no weight, write nothing */
+    int64_t probe_every; /* steps between two rows of what sites hold in metrics.jsonl; 0: none */
     npt_step_callback *on_step;
     void *on_step_context;
 } npt_train_options;

@@ -47,6 +47,8 @@ const npt_flag npt_precision_flags[] = {
      NULL, "F32 model whose matmul operands are cast to this"},
     {"adapter_dtype", NPT_FLAG_CHOICE, AT(adapter_dtype), 0, 0, adapter_dtype_choices, NULL, NULL,
      "dtype of the adapters as used and saved; auto: the one that fits the model"},
+    {"strict", NPT_FLAG_BOOL, AT(strict), 0, 0, NULL, NULL, NULL,
+     "a cast that is not in the plan ends the run, with what PyTorch would say of it"},
     {NULL, NPT_FLAG_BOOL, 0, 0, 0, NULL, NULL, NULL, NULL}};
 #undef AT
 

@@ -51,6 +51,9 @@ static const npt_flag output_flags[] = {
      "every line of the log is appended to this file"},
     {"use_tensorboard", NPT_FLAG_LATER_BOOL, 0, 0, 0, NULL, NULL, NULL,
      "TensorBoard event files are not written by this version; metrics.jsonl has every value"},
+    {"probe_every", NPT_FLAG_INT64, AT(options.probe_every), 0, INFINITY, NULL, NULL, NULL,
+     "steps between two rows of metrics that say how near sites are to the ends of their dtype; 0: "
+     "none"},
     {"dry_run", NPT_FLAG_BOOL, AT(options.dry_run), 0, 0, NULL, NULL, NULL,
      "say what would be done; read no weight, write nothing"},
     END_OF_ROWS};

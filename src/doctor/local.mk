@@ -6,4 +6,6 @@ libnptcore_la_SOURCES += \
   src/doctor/selftest_checks.c \
   src/doctor/selftest_steps.c \
   src/doctor/selftest_trial.c \
-  src/doctor/selftest_values.c
+  src/doctor/selftest_values.c \
+  src/doctor/would.c \
+  src/doctor/would.h

@@ -79,8 +79,7 @@ static npt_status take_in(const npt_env *env, int layer, npt_mat a, npt_mat *tak
     npt_dtype to =
         npt_site(env->sites, NPT_SITE_ADAPTER_IN, layer, NPT_FORWARD, a.dtype, a.rows * a.cols);
     *taken = a;
-    if (to == a.dtype)
-        return npt_mat_finish(env, NPT_SITE_ADAPTER_IN, layer, NPT_FORWARD, *taken);
+    if (to == a.dtype) return npt_mat_finish(env, NPT_SITE_ADAPTER_IN, layer, NPT_FORWARD, *taken);
     taken->dtype = to;
     taken->data = npt_arena_alloc(env->arena, NPT_MEM_ACTIVATIONS, (size_t)(a.rows * a.cols),
                                   npt_dtype_bytes(to));
@@ -262,8 +261,7 @@ static npt_status backward(const npt_env *env, npt_adapters *adapters, int layer
     npt_dtype to = npt_site(env->sites, NPT_SITE_ATTN_OUT, layer, NPT_BACKWARD, NPT_F32,
                             taken.rows * taken.cols);
     *da = taken;
-    if (to == taken.dtype)
-        return npt_mat_finish(env, NPT_SITE_ATTN_OUT, layer, NPT_BACKWARD, *da);
+    if (to == taken.dtype) return npt_mat_finish(env, NPT_SITE_ATTN_OUT, layer, NPT_BACKWARD, *da);
     da->dtype = to;
     da->data = npt_arena_alloc(env->arena, NPT_MEM_ACTIVATIONS, (size_t)(taken.rows * taken.cols),
                                npt_dtype_bytes(to));

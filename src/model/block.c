@@ -47,7 +47,8 @@ static npt_status linears_backward(const npt_env *env, const product *products, 
     NPT_TRY(npt_mat_produce(env, site, layer, NPT_BACKWARD, NPT_F32, rows, cols, dx));
     npt_arena_mark mark = npt_arena_get_mark(env->arena);
     npt_mat sum = *dx;
-    if (count > 1 && dx->dtype != NPT_F32) NPT_TRY(npt_mat_allocate(env, NPT_F32, rows, cols, &sum));
+    if (count > 1 && dx->dtype != NPT_F32)
+        NPT_TRY(npt_mat_allocate(env, NPT_F32, rows, cols, &sum));
     for (int i = 0; i < count; i++) {
         const npt_weight *w = products[i].w;
         npt_mat dy;
@@ -103,7 +104,7 @@ static void norm_backward(const npt_env *env, npt_mat x, npt_in weight, int64_t 
 
 /* dh += d(norm)/dx · dy, in place; announced as the norm's second backward rounding. */
 static npt_status add_norm_backward(const npt_env *env, npt_mat x, npt_in weight, npt_site_id site,
-                              int layer, npt_mat dy, npt_mat dh)
+                                    int layer, npt_mat dy, npt_mat dh)
 {
     npt_dtype to = npt_site(env->sites, site, layer, NPT_BACKWARD, NPT_F32, dh.rows * dh.cols);
     NPT_ASSERT(to == dh.dtype);

@@ -40,12 +40,12 @@ struct npt_env {
     const npt_policy *policy;
     npt_sites *sites;
     bool student;
-    bool strict; /* an unplanned cast ends the run */
+    bool strict;      /* an unplanned cast ends the run */
     npt_arena *arena; /* step */
     const npt_batch *batch;
-    const float *cos, *sin;  /* [longest, head_dim / 2], rounded at rope_table */
-    npt_observer *observer;  /* NULL: nobody looks */
-    const npt_fault *fault;  /* NULL, or what damages this step */
+    const float *cos, *sin; /* [longest, head_dim / 2], rounded at rope_table */
+    npt_observer *observer; /* NULL: nobody looks */
+    const npt_fault *fault; /* NULL, or what damages this step */
 };
 
 /* Room in the step arena that no site gives a dtype: sums in F32. */

@@ -18,9 +18,8 @@ static const struct {
     const char *name;
     npt_fault_kind kind;
 } kinds[] = {
-    {"overflow", NPT_FAULT_OVERFLOW}, {"underflow", NPT_FAULT_UNDERFLOW},
-    {"nan", NPT_FAULT_NAN},           {"cast", NPT_FAULT_CAST},
-    {"no_master", NPT_FAULT_NO_MASTER},
+    {"overflow", NPT_FAULT_OVERFLOW}, {"underflow", NPT_FAULT_UNDERFLOW}, {"nan", NPT_FAULT_NAN},
+    {"cast", NPT_FAULT_CAST},         {"no_master", NPT_FAULT_NO_MASTER},
 };
 
 static npt_status refused(const char *text, const char *why)

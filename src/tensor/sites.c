@@ -88,8 +88,8 @@ static const site_row table[NPT_SITE_COUNT] = {
 /* clang-format on */
 #undef ROW
 
-/* Sites whose result meets elementwise arithmetic next; that of all others enters a matmul or leaves
- * one. */
+/* Sites whose result meets elementwise arithmetic next; that of all others enters a matmul or
+ * leaves one. */
 static const bool elementwise[NPT_SITE_COUNT] = {
     [NPT_SITE_EMBED] = true,         [NPT_SITE_Q_NORM] = true,   [NPT_SITE_K_NORM] = true,
     [NPT_SITE_ROPE_TABLE] = true,    [NPT_SITE_ROPE] = true,     [NPT_SITE_MULT] = true,
@@ -354,9 +354,8 @@ npt_status npt_sites_check(const npt_sites *sites)
     return npt_fail(NPT_E_INTERNAL,
                     "%s; unplanned cast at %s: %s arrived, the plan (%s) has %s → %s; please "
                     "report this",
-                    sentence, label, npt_dtype_name(from),
-                    npt_rule_text(sites->policy.base_rule), npt_dtype_name(plan.from),
-                    npt_dtype_name(plan.to));
+                    sentence, label, npt_dtype_name(from), npt_rule_text(sites->policy.base_rule),
+                    npt_dtype_name(plan.from), npt_dtype_name(plan.to));
 }
 
 /* FNV-1a, 64 bits, of one word. */

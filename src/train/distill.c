@@ -291,6 +291,14 @@ npt_status npt_distiller_damage(npt_distiller *d, const npt_fault *fault)
     return NPT_OK;
 }
 
+npt_status npt_distiller_guard(npt_distiller *d, bool strict)
+{
+    npt_fault fault;
+    d->strict = strict;
+    NPT_TRY(npt_fault_from_environment(&fault));
+    return npt_distiller_damage(d, &fault);
+}
+
 /* An unplanned cast is a bug of npt's. Without --strict the run goes on, in the planned dtypes. */
 static npt_status check_sites(npt_distiller *d, const npt_sites *sites)
 {

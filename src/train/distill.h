@@ -22,11 +22,11 @@ typedef struct npt_distiller {
     npt_sites *teacher_sites, *student_sites;
     npt_arena *step; /* activations; forgotten at the next run */
     float *cos, *sin;
-    int64_t positions; /* rows of cos and sin */
-    bool strict;             /* an unplanned cast ends the run, else it is said once */
-    bool warned;             /* … and was */
-    npt_fault fault;         /* kind NONE, or what damages the run on purpose */
-    npt_observer *observer;  /* NULL, or who looks at every result */
+    int64_t positions;      /* rows of cos and sin */
+    bool strict;            /* an unplanned cast ends the run, else it is said once */
+    bool warned;            /* … and was */
+    npt_fault fault;        /* kind NONE, or what damages the run on purpose */
+    npt_observer *observer; /* NULL, or who looks at every result */
     /* kept between teacher and student of one run, [layers] each */
     npt_block_state *states;
     npt_mat *teacher_h, *student_h;
@@ -49,6 +49,8 @@ npt_status npt_distiller_init(npt_distiller *distiller, npt_exec *exec, const np
                               const npt_policy *policy, npt_adapters *adapters,
                               const npt_objective *objective);
 void npt_distiller_fini(npt_distiller *distiller);
+/* For a run somebody asked for: --strict, and the fault in the environment. */
+npt_status npt_distiller_guard(npt_distiller *distiller, bool strict);
 /* From now on runs are damaged on purpose. NPT_E_USAGE: the model has no such layer. */
 npt_status npt_distiller_damage(npt_distiller *distiller, const npt_fault *fault);
 

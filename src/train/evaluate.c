@@ -202,6 +202,7 @@ static npt_status open_evaluation(evaluator *e)
     NPT_TRY(make_adapters(e));
     NPT_TRY(npt_distiller_init(&e->distiller, e->setup.exec, e->setup.model, &e->setup.policy,
                                &e->adapters, &objective));
+    NPT_TRY(npt_distiller_guard(&e->distiller, o->precision.strict));
     NPT_TRY(npt_setup_dataset(&e->setup, &o->data, "eval.jsonl", &dataset));
     NPT_TRY(npt_loader_init(&e->loader, dataset, o->batch_size, 1));
     NPT_TRY(npt_model_load(e->setup.model, e->setup.exec, &e->setup.policy,

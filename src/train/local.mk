@@ -20,6 +20,7 @@ libnptcore_la_SOURCES += \
   src/train/metrics.h \
   src/train/optimizer.c \
   src/train/optimizer.h \
+  src/train/open.c \
   src/train/options.c \
   src/train/options.h \
   src/train/scaler.c \

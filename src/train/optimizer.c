@@ -54,6 +54,7 @@ typedef struct step_context {
     npt_exec *exec;
     npt_sites *sites;
     npt_adam_args adam;
+    bool no_master;
 } step_context;
 
 static npt_status step_parameter(void *context, int layer, npt_parameter *p)
@@ -66,6 +67,10 @@ static npt_status step_parameter(void *context, int layer, npt_parameter *p)
     args.moment1 = p->moment1;
     args.moment2 = p->moment2;
     args.grad = p->grad;
+    if (step->no_master)
+        npt_exec_kernels(step->exec)
+            ->cast(npt_exec_run(step->exec), n, (npt_in){p->value, step->adapters->dtype},
+                   (npt_out){p->master, NPT_F32}, NULL);
     npt_exec_kernels(step->exec)->adam(npt_exec_run(step->exec), &args);
     npt_dtype to = npt_site(step->sites, NPT_SITE_UPDATE, layer, NPT_FORWARD, NPT_F32, n);
     NPT_ASSERT(to == step->adapters->dtype);
@@ -91,6 +96,7 @@ void npt_optimizer_step(npt_adapters *adapters, npt_exec *exec, npt_sites *sites
                              .beta2 = 0.999,
                              .epsilon = 1e-8,
                              .weight_decay = settings->weight_decay,
-                             .grad_factor = (1 / loss_scale) * (clip < 1 ? clip : 1)}};
+                             .grad_factor = (1 / loss_scale) * (clip < 1 ? clip : 1)},
+                            settings->no_master};
     (void)npt_adapters_visit(adapters, step_parameter, &context);
 }

@@ -10,6 +10,7 @@ typedef struct npt_optimizer_settings {
     npt_optimizer kind;
     double weight_decay;
     double max_grad_norm; /* 0: no clipping */
+    bool no_master;       /* on purpose (npt_fault): updates are made on the rounded adapter */
 } npt_optimizer_settings;
 
 /* Where a gradient was not finite. */

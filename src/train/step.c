@@ -15,25 +15,36 @@
 
 enum { FAILURES_IN_A_ROW = 10 };
 
-/* All micro-batches of the rows held, forward and backward, with these weights of the two terms. */
-static npt_status run_micro_batches(npt_trainer *t, double distance_weight,
-                                    double regularizer_weight, npt_distill_sums *sums)
+npt_status npt_trainer_micro_batch(npt_trainer *t, npt_distiller *d, int64_t index,
+                                   npt_term_weights weights, npt_distill_sums *sums)
 {
     const npt_config *c = &t->setup.model->config;
     const double share = t->state.scaler.scale / ((double)c->layers * (double)t->loader.tokens);
+    npt_batch batch;
+    NPT_TRY(npt_loader_batch(&t->loader, index, &batch));
+    const npt_distill_request request = {.batch = &batch,
+                                         .step = t->state.step,
+                                         .backward = true,
+                                         .distance_factor =
+                                             weights.distance * share / (double)c->hidden,
+                                         .regularizer_factor = weights.regularizer * share};
+    return npt_distiller_run(d, &request, sums);
+}
+
+/* All micro-batches of the rows held, forward and backward, with these weights of the two terms. */
+static npt_status run_micro_batches(npt_trainer *t, npt_term_weights weights,
+                                    npt_distill_sums *sums)
+{
     *sums = (npt_distill_sums){0};
-    for (int64_t i = 0; i < npt_loader_batches(&t->loader) && npt_stop_requested() == 0; i++) {
-        npt_batch batch;
-        NPT_TRY(npt_loader_batch(&t->loader, i, &batch));
-        const npt_distill_request request = {.batch = &batch,
-                                             .step = t->state.step,
-                                             .backward = true,
-                                             .distance_factor =
-                                                 distance_weight * share / (double)c->hidden,
-                                             .regularizer_factor = regularizer_weight * share};
-        NPT_TRY(npt_distiller_run(&t->distiller, &request, sums));
-    }
+    for (int64_t i = 0; i < npt_loader_batches(&t->loader) && npt_stop_requested() == 0; i++)
+        NPT_TRY(npt_trainer_micro_batch(t, &t->distiller, i, weights, sums));
     return NPT_OK;
+}
+
+/* The loss as it is. */
+static npt_term_weights both_terms(const npt_trainer *t)
+{
+    return (npt_term_weights){1, t->options.regularization_lambda};
 }
 
 /* The regularizer's gradient alone, kept aside, so that its share of the whole can be told. */
@@ -42,7 +53,7 @@ static npt_status measure_regularizer(npt_trainer *t, double *norm)
     npt_distill_sums sums;
     npt_gradient_fault fault;
     npt_gradients_clear(&t->adapters);
-    NPT_TRY(run_micro_batches(t, 0, t->options.regularization_lambda, &sums));
+    NPT_TRY(run_micro_batches(t, (npt_term_weights){0, t->options.regularization_lambda}, &sums));
     *norm = npt_gradients_norm(&t->adapters, t->setup.exec, t->state.scaler.scale, &fault);
     npt_gradients_copy(&t->adapters, t->term_gradients);
     return NPT_OK;
@@ -58,7 +69,7 @@ static npt_status accumulate(npt_trainer *t, npt_step_result *r, npt_gradient_fa
         r->terms.measured = true;
     }
     npt_gradients_clear(&t->adapters);
-    NPT_TRY(run_micro_batches(t, 1, t->options.regularization_lambda, &sums));
+    NPT_TRY(run_micro_batches(t, both_terms(t), &sums));
     double per_token = 1 / ((double)c->layers * (double)t->loader.tokens);
     r->mse = sums.distance * per_token / (double)c->hidden;
     r->regularization = sums.regularizer * per_token;
@@ -80,7 +91,7 @@ static npt_status find_culprit(npt_trainer *t, const npt_gradient_fault *fault,
     npt_distill_sums sums;
     npt_culprit_init(culprit);
     t->distiller.observer = &culprit->observer;
-    npt_status status = run_micro_batches(t, 1, t->options.regularization_lambda, &sums);
+    npt_status status = run_micro_batches(t, both_terms(t), &sums);
     t->distiller.observer = NULL;
     if (culprit->found)
         npt_culprit_describe(culprit, text, bytes);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* A training run in progress: what trainer.c (the run) and step.c (one step of it) share. */
+/* A training run in progress: what open.c (before it), trainer.c (the run) and step.c (one step of
+ * it) share. */
 #ifndef NPT_TRAIN_TRAINER_H
 #define NPT_TRAIN_TRAINER_H
 
@@ -40,11 +41,33 @@ typedef struct npt_trainer {
     npt_train_report *report;
 } npt_trainer;
 
+/* ---- Before the first step (open.c); `options` and `report` are set, the rest is zero ---- */
+
+/* Policy, model headers, backends, adapters with their initial values, the plan of casts. No weight
+ * is read. */
+npt_status npt_trainer_open(npt_trainer *trainer);
+/* The datasets, and how many steps they make. */
+npt_status npt_trainer_open_data(npt_trainer *trainer);
+/* Weights, and the values of adapters and state that options.init_adapter or options.resume name.
+ * `writing`: the run will write where it resumes. Where `report` is, it learns the checkpoint. */
+npt_status npt_trainer_load(npt_trainer *trainer, bool writing);
+void npt_trainer_close(npt_trainer *trainer);
+
 /* The signal that asked training to stop; 0 where none did. */
 int npt_stop_requested(void);
 
 /* One optimizer step: reads its rows, trains on them, and updates the adapters and the state, or,
  * where something is not finite, skips it. NPT_E_NUMERIC where going on is pointless. */
 npt_status npt_trainer_step(npt_trainer *trainer, npt_step_result *result);
+
+/* Factors of the two terms of the loss. */
+typedef struct npt_term_weights {
+    double distance, regularizer;
+} npt_term_weights;
+
+/* Micro-batch `index` of the rows the loader holds, forward and backward, through `distiller` (the
+ * trainer's own, or another with the same adapters' shape). */
+npt_status npt_trainer_micro_batch(npt_trainer *trainer, npt_distiller *distiller, int64_t index,
+                                   npt_term_weights weights, npt_distill_sums *sums);
 
 #endif

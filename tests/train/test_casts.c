@@ -258,8 +258,8 @@ static void breaches_are_named(void **state)
     npt_sites *sites = run.distiller.student_sites;
     assert_int_equal(npt_sites_check(sites), NPT_OK);
     /* another dtype than planned, and what comes later is not the first */
-    assert_int_equal(npt_site(sites, NPT_SITE_ADAPTER_IN, 1, NPT_FORWARD, NPT_F16, 5), NPT_F16);
-    assert_int_equal(npt_site(sites, NPT_SITE_GATE, 2, NPT_FORWARD, NPT_F16, 5), NPT_F16);
+    assert_int_equal(npt_site(sites, NPT_SITE_ADAPTER_IN, 1, NPT_FORWARD, NPT_F16, 5), NPT_BF16);
+    assert_int_equal(npt_site(sites, NPT_SITE_GATE, 2, NPT_FORWARD, NPT_F16, 5), NPT_BF16);
     assert_int_equal(npt_sites_check(sites), NPT_E_INTERNAL);
     assert_says("L01.adapter_in");
     assert_says("F16 arrived");

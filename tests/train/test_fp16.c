@@ -153,9 +153,9 @@ static void broken_forward_is_named(void **state)
     run.distiller.observer = &watch.observer;
     assert_false(is_finite_at(&run, 1, &fault));
     assert_true(watch.found);
-    assert_string_equal(
-        npt_site_label(watch.seen.site, watch.seen.layer, watch.seen.direction, label, sizeof label),
-        "L01.mlp_act");
+    assert_string_equal(npt_site_label(watch.seen.site, watch.seen.layer, watch.seen.direction,
+                                       label, sizeof label),
+                        "L01.mlp_act");
     assert_true(watch.survey.nonfinite > 0);
     assert_true(watch.survey.max <= 65504);
     golden_run_close(&run);
