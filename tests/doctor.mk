@@ -1,4 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
+check_PROGRAMS += tests/unit/test_selftest.test
+tests_unit_test_selftest_test_SOURCES = tests/unit/test_selftest.c \
+  tests/unit/temp_dir.h tests/npt_test.h
+tests_unit_test_selftest_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
+dist_check_SCRIPTS += tests/cli/test_selftest.sh
 
 # What other programs do with the same choice; live where TORCH_PYTHON names a Python with PyTorch.
 check_PROGRAMS += tests/unit/test_would.test

@@ -21,5 +21,6 @@ npt_SOURCES = \
   src/cli/doctor.h \
   src/cli/doctor.c \
   src/cli/doctor_run.c \
+  src/cli/selftest.c \
   src/cli/main.c
 npt_LDADD = libnpt.la

@@ -27,6 +27,7 @@ static const struct command {
     {"tokenize", npt_command_tokenize, "rows of text to rows of token ids"},
     {"detokenize", npt_command_detokenize, "rows of token ids to text"},
     {"make-model", npt_command_make_model, "write a random model of any shape"},
+    {"selftest", npt_command_selftest, "check precision and backends of this build, as TAP"},
     {"version", command_version, "print the version"},
     {"help", command_help, "this page, or the page of a command"},
 };
