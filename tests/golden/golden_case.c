@@ -336,7 +336,8 @@ static const npt_st_tensor *tensor_of(const npt_st *st, const char *prefix, cons
     return tensor;
 }
 
-/* The truth of one parameter and, for an update, what it was before; and where in them it starts. */
+/* The truth of one parameter and, for an update, what it was before; and where in them it starts.
+ */
 static size_t find_truth(const compare_context *compare, int layer, npt_parameter *p,
                          const npt_st_tensor **truth, const npt_st_tensor **before)
 {
@@ -367,8 +368,7 @@ static npt_status compare_parameter(void *context, int layer, npt_parameter *p)
     golden_gap *gap = &gaps->tensors[gaps->count];
     npt_parameter_name(layer, p, gaps->names[gaps->count++], sizeof gaps->names[0]);
     for (size_t i = 0; i < (size_t)(p->rows * p->cols); i++) {
-        const double start =
-            gradient ? 0 : (double)npt_load(before->data, before->dtype, at + i);
+        const double start = gradient ? 0 : (double)npt_load(before->data, before->dtype, at + i);
         const double value =
             gradient ? (double)p->grad[i] / compare->run->loss_scale : (double)p->master[i];
         const double expected = (double)npt_load(truth->data, truth->dtype, at + i);

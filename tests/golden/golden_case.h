@@ -102,8 +102,8 @@ typedef struct golden_gaps {
  * "after.…" less the initial value. */
 void golden_compare(golden_run *run, golden_kind kind, const npt_st *expect, golden_gaps *gaps);
 
-/* The same for a run of a draw; `weights` says which truth: "" or, where rounding the weights changes
- * them, "_f16" or "_bf16". */
+/* The same for a run of a draw; `weights` says which truth: "" or, where rounding the weights
+ * changes them, "_f16" or "_bf16". */
 void golden_compare_draw(golden_run *run, golden_kind kind, const char *weights, golden_gaps *gaps);
 
 /* Every adapter value of one kind in one new array (npt_free): gradients, or masters. */

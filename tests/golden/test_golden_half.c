@@ -62,18 +62,19 @@ typedef struct precision {
     bool rounds_weights; /* before the run, so that the truth is that of the rounded ones */
     double ulp;
     double single_update; /* one draw's update may be this far off */
-    double typical;       /* at most: geometric mean of npt's distance / PyTorch's in all of these
-                           * but the update */
+    /* At most: geometric means of npt's distance / PyTorch's in all of these but the update. npt
+     * makes fewer roundings, so this is what notices one too many. */
+    double typical_draws, typical_singles;
 } precision;
 
-static const precision r2 = {"R2", "f16", {.use_fp16 = true}, true, 0x1p-10, 0x1p-6, 1.05};
-static const precision r3 = {"R3", "bf16", {.use_bf16 = true}, true, 0x1p-7, 0x1p-4, 1.05};
+static const precision r2 = {"R2", "f16", {.use_fp16 = true}, true, 0x1p-10, 0x1p-6, 0.95, 1.05};
+static const precision r3 = {"R3", "bf16", {.use_bf16 = true}, true, 0x1p-7, 0x1p-4, 0.95, 1.05};
 /* Mixed: weights rounded for the products only, so the truth is F32's, and only operands are
  * rounded. */
 static const precision r4_f16 = {
-    "R4 fp16", "f16", {.mixed_precision = NPT_F16}, false, 0x1p-10, 0x1p-6, 0.7};
+    "R4 fp16", "f16", {.mixed_precision = NPT_F16}, false, 0x1p-10, 0x1p-6, 0.6, 0.7};
 static const precision r4_bf16 = {
-    "R4 bf16", "bf16", {.mixed_precision = NPT_BF16}, false, 0x1p-7, 0x1p-4, 0.7};
+    "R4 bf16", "bf16", {.mixed_precision = NPT_BF16}, false, 0x1p-7, 0x1p-4, 0.6, 0.7};
 
 /* ---- One run's distances, or the squares of many ---- */
 
@@ -156,7 +157,8 @@ static void measure(const golden_case *c, const char *backend, const precision *
                                 .request = p->request,
                                 .loss_scale = golden_real(pytorch, "loss_scale")};
     *all = (distances){0};
-    snprintf(key, sizeof key, "truth_%s", p->key); /* only where rounding the weights changes them */
+    snprintf(key, sizeof key, "truth_%s",
+             p->key); /* only where rounding the weights changes them */
     const json_t *truth = p->rounds_weights ? json_object_get(c->json, key) : NULL;
     if (truth != NULL) snprintf(weights, sizeof weights, "_%s", p->key);
     if (truth == NULL) truth = json_object_get(c->json, "first_step");
@@ -201,9 +203,10 @@ static void judge_all(const distances *all, const double floors[TENSORS + 1], co
             judge(all, i, floors[i < TENSORS ? i : TENSORS], name, t);
 }
 
-static void report(const tally *t, const precision *p, const char *backend, const char *what)
+static void report(const tally *t, const precision *p, const char *backend, bool draws)
 {
     static const char *const rows[] = {"D", "reg", "gradient", "update", "tensor"};
+    const char *what = draws ? "rms of draws" : "single cases";
     double log_sum = 0;
     int count = 0;
     printf("# %s, %s, %s: npt's distance / PyTorch's: typical (worst)", p->text, backend, what);
@@ -214,9 +217,9 @@ static void report(const tally *t, const precision *p, const char *backend, cons
         log_sum += t->log_sum[i];
         count += t->count[i];
     }
-    printf("\n");
-    golden_assert_within(exp(log_sum / count), p->typical, "%s, %s, %s: the typical ratio", p->text,
-                         backend, what);
+    printf(", all but update %.3f\n", exp(log_sum / count));
+    golden_assert_within(exp(log_sum / count), draws ? p->typical_draws : p->typical_singles,
+                         "%s, %s, %s: the typical ratio", p->text, backend, what);
 }
 
 /* ---- The draws, and the cases ---- */
@@ -260,7 +263,7 @@ static void check_draws(const precision *p)
         const bool native = strcmp(backends[b], "native") == 0;
         for (size_t i = native ? 0 : NPT_COUNT(drawn) - DRAWN_ELSEWHERE; i < NPT_COUNT(drawn); i++)
             check_draws_of(drawn[i], backends[b], p, &t);
-        report(&t, p, backends[b], "rms of draws");
+        report(&t, p, backends[b], true);
     }
 }
 
@@ -279,7 +282,7 @@ static void check_cases(const precision *p)
             judge_all(&all, floors, c.name, &t);
             golden_close(&c);
         }
-        report(&t, p, backends[b], "single cases");
+        report(&t, p, backends[b], false);
     }
 }
 
