@@ -25,7 +25,7 @@ OUT = os.path.join(golden.HERE, "draws")
 DRAWS = {"llama": 14, "llama-adam": 14, "llama-layers-upper": 14, "llama-layerwise": 14, "llama-rope-linear-bias": 14,
          "mistral": 14, "qwen3": 8}
 # With the decay of 0.1 that cases/llama-adam has, about one draw in sixteen has a gradient near enough to zero to
-# change its sign, and the expected update hangs on whether there is one; with 0.01 most sets of draws have some.
+# change its sign, and the expected update hangs on whether there is one; with 0.01 it is one in four.
 CHANGES = {"llama-adam": {"weight_decay": 0.01}}
 HALVES = {"f16": golden.F16, "bf16": golden.BF16}
 
