@@ -168,6 +168,8 @@ void npt_probe_judge(npt_probe *probe)
             is_scale_too_high(probe, probe->first) ? NPT_VERDICT_WARNING : NPT_VERDICT_NUMERIC;
     else if (!isfinite(probe->loss) || update_is_lost(probe))
         probe->verdict = NPT_VERDICT_NUMERIC;
+    else if (probe->breach[0] != '\0')
+        probe->verdict = NPT_VERDICT_WOULD_FAIL;
 }
 
 /* ---- Words ---- */
@@ -189,6 +191,16 @@ char *npt_probe_label(const npt_probe_row *row, char *text, size_t bytes)
     return text;
 }
 
+const char *npt_scale_text(double scale, char text[16])
+{
+    int exponent;
+    if (scale > 1e6 && frexp(scale, &exponent) == 0.5)
+        snprintf(text, 16, "2^%d", exponent - 1);
+    else
+        snprintf(text, 16, "%g", scale);
+    return text;
+}
+
 /* Flags that give the range which F16 lacks. */
 static const char wider[] = "use --use_bf16, or no precision flag";
 
@@ -196,6 +208,7 @@ static void advise_overflow(const npt_probe *probe, const npt_probe_row *row, co
                             char *text, size_t bytes)
 {
     const char *dtype = npt_dtype_name(row->dtype);
+    char scale[16];
     if (is_scale_too_high(probe, row))
         snprintf(
             text, bytes,
@@ -220,7 +233,7 @@ static void advise_overflow(const npt_probe *probe, const npt_probe_row *row, co
 
 static void advise_site(const npt_probe *probe, const npt_probe_row *row, char *text, size_t bytes)
 {
-    char label[80];
+    char label[80], scale[16];
     npt_probe_label(row, label, sizeof label);
     if (row->site == NPT_SITE_WEIGHT)
         snprintf(text, bytes,
@@ -239,8 +252,9 @@ static void advise_site(const npt_probe *probe, const npt_probe_row *row, char *
     else if (row->finding == NPT_FINDING_UNDERFLOW && row->direction == NPT_BACKWARD)
         snprintf(text, bytes,
                  "%s: %.0f %% of the gradient is flushed to zero in %s: raise --initial_loss_scale "
-                 "(%g overflows nothing), or %s.",
-                 label, 100 * row->flushed, npt_dtype_name(row->dtype), probe->settles_at, wider);
+                 "(%s overflows nothing), or %s.",
+                 label, 100 * row->flushed, npt_dtype_name(row->dtype),
+                 npt_scale_text(probe->settles_at, scale), wider);
     else if (row->finding == NPT_FINDING_UNDERFLOW)
         snprintf(text, bytes, "%s: %.0f %% of the values are flushed to zero in %s: %s.", label,
                  100 * row->flushed, npt_dtype_name(row->dtype), wider);
@@ -257,6 +271,10 @@ void npt_probe_advice(const npt_probe *probe, char *text, size_t bytes)
     text[0] = '\0';
     if (probe->first != NULL) {
         advise_site(probe, probe->first, text, bytes);
+        return;
+    }
+    if (probe->breach[0] != '\0') {
+        snprintf(text, bytes, "%s.", probe->breach);
         return;
     }
     if (update_is_lost(probe)) {

@@ -71,6 +71,21 @@ struct npt_shadow {
     shadow_sample (*samples)[PARTS]; /* [slots] */
 };
 
+/* Keeps a sample of `mat` where `part` of it belongs. */
+static npt_status keep_sample(const npt_env *env, npt_mat mat, shadow_sample *s)
+{
+    npt_survey survey;
+    const int64_t elements = mat.rows * mat.cols;
+    s->values = npt_alloc((size_t)sample_size(elements), sizeof(float));
+    if (s->values == NULL) return NPT_E_NOMEM;
+    npt_exec_kernels(env->exec)->survey(npt_exec_run(env->exec), elements, npt_mat_in(mat), 0,
+                                        &survey);
+    s->elements = elements;
+    s->largest = survey.nonfinite > 0 ? INFINITY : fmaxf(survey.max, -survey.min);
+    take_sample(mat, s->values);
+    return NPT_OK;
+}
+
 static npt_status see_shadow(npt_observer *observer, const npt_env *env,
                              const npt_observation *seen)
 {
@@ -78,20 +93,8 @@ static npt_status see_shadow(npt_observer *observer, const npt_env *env,
     shadow_sample *s = shadow->samples[slot_of(shadow->layers, seen->student, seen->layer,
                                                seen->site, seen->direction)];
     int part = 0;
-    npt_survey survey;
     while (part < PARTS && s[part].values != NULL) part++;
-    if (part == PARTS) return NPT_OK;
-    const int64_t elements = seen->result.rows * seen->result.cols;
-    s[part].values = npt_alloc((size_t)sample_size(elements), sizeof(float));
-    if (s[part].values == NULL) return NPT_E_NOMEM;
-    npt_exec_kernels(env->exec)->survey(npt_exec_run(env->exec), elements, npt_mat_in(seen->result),
-                                        0, &survey);
-    s[part].elements = elements;
-    s[part].largest = survey.nonfinite > 0       ? INFINITY
-                      : survey.max > -survey.min ? survey.max
-                                                 : -survey.min;
-    take_sample(seen->result, s[part].values);
-    return NPT_OK;
+    return part < PARTS ? keep_sample(env, seen->result, &s[part]) : NPT_OK;
 }
 
 npt_shadow *npt_shadow_create(int layers)
@@ -119,9 +122,10 @@ npt_observer *npt_shadow_observer(npt_shadow *shadow)
     return &shadow->observer;
 }
 
+/* NULL where the shadow has no such result. */
 static const shadow_sample *sample_of(const npt_shadow *shadow, const npt_probe_row *row)
 {
-    if (shadow == NULL || row->part >= PARTS) return NULL;
+    if (row->part >= PARTS) return NULL;
     const shadow_sample *s = &shadow->samples[slot_of_row(shadow->layers, row)][row->part];
     return s->values != NULL && s->elements == row->elements ? s : NULL;
 }
@@ -186,25 +190,25 @@ static double relative_error(const float *wanted, const float *now, int64_t n)
     return isnan(error) ? (double)INFINITY : error;
 }
 
-/* What the row says of the run against the shadow, or against what was cast. */
-static npt_status compare(const npt_row_observer *o, const npt_observation *seen,
-                          npt_probe_row *row)
+/* What the row says of the run against the shadow. Matmul operands that are cast (R4) have no
+ * counterpart there: what was cast takes its place. */
+static npt_status compare(const npt_row_observer *o, const npt_env *env,
+                          const npt_observation *seen, npt_probe_row *row)
 {
     const shadow_sample *shadow = sample_of(o->shadow, row);
+    if (shadow == NULL && seen->source.data != NULL && row->part < PARTS) {
+        shadow_sample *s = &o->shadow->samples[slot_of_row(o->layers, row)][row->part];
+        if (s->values == NULL) NPT_TRY(keep_sample(env, seen->source, s));
+        shadow = sample_of(o->shadow, row);
+    }
+    if (shadow == NULL) return NPT_OK;
     const int64_t n = sample_size(row->elements);
-    if (shadow == NULL && seen->source.data == NULL) return NPT_OK;
-    float *now = npt_alloc((size_t)n, 2 * sizeof *now);
+    float *now = npt_alloc((size_t)n, sizeof *now);
     if (now == NULL) return NPT_E_NOMEM;
     take_sample(seen->result, now);
-    if (shadow != NULL) {
-        row->flushed = flushed_share(shadow->values, now, n);
-        row->error = relative_error(shadow->values, now, n);
-        row->shadow_largest = (double)shadow->largest;
-    } else {
-        take_sample(seen->source, now + n);
-        row->flushed = flushed_share(now + n, now, n);
-        row->error = relative_error(now + n, now, n);
-    }
+    row->flushed = flushed_share(shadow->values, now, n);
+    row->error = relative_error(shadow->values, now, n);
+    row->shadow_largest = (double)shadow->largest;
     npt_free(now);
     return NPT_OK;
 }
@@ -246,12 +250,12 @@ static npt_status see_row(npt_observer *observer, const npt_env *env, const npt_
     row.headroom = log2(largest_of(row.dtype) / row.largest); /* +inf: all zero */
     row.footroom = log2(row.rms / smallest_normal_of(row.dtype));
     take_few(seen->result, row.sample);
-    NPT_TRY(compare(o, seen, &row));
+    NPT_TRY(compare(o, env, seen, &row));
     probe->rows[probe->count++] = row;
     return NPT_OK;
 }
 
-npt_status npt_row_observer_init(npt_row_observer *o, npt_probe *probe, const npt_shadow *shadow)
+npt_status npt_row_observer_init(npt_row_observer *o, npt_probe *probe, npt_shadow *shadow)
 {
     *o = (npt_row_observer){.observer = {see_row}, .probe = probe, .shadow = shadow};
     o->layers = (int)probe->trainer->setup.model->config.layers;

@@ -128,7 +128,7 @@ static npt_status add_weights(npt_probe *probe)
     return NPT_OK;
 }
 
-static npt_status observe(npt_trainer *t, const npt_shadow *shadow, npt_probe *probe)
+static npt_status observe(npt_trainer *t, npt_shadow *shadow, npt_probe *probe)
 {
     const npt_config *c = &t->setup.model->config;
     npt_row_observer rows;
@@ -136,11 +136,12 @@ static npt_status observe(npt_trainer *t, const npt_shadow *shadow, npt_probe *p
     NPT_TRY(add_weights(probe));
     NPT_TRY(npt_row_observer_init(&rows, probe, shadow));
     npt_gradients_clear(&t->adapters);
-    npt_sites_reset_counts(t->distiller.student_sites);
     t->distiller.observer = &rows.observer;
     npt_status status = run_batch(t, &t->distiller, &sums);
     t->distiller.observer = NULL;
     npt_row_observer_fini(&rows);
+    if (status == NPT_OK && npt_sites_check(t->distiller.student_sites) != NPT_OK)
+        snprintf(probe->breach, sizeof probe->breach, "%s", npt_error_message());
     const double per_token = 1 / ((double)c->layers * (double)probe->tokens);
     probe->loss = sums.distance * per_token / (double)c->hidden +
                   t->options.regularization_lambda * sums.regularizer * per_token;

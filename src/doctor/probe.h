@@ -69,6 +69,7 @@ typedef struct npt_probe {
     int scale_count;                          /* 0: no half-precision gradient */
     double settles_at; /* the largest power of two that does not overflow; NAN: no scale, or none */
     const npt_probe_row *first; /* the first culprit; NULL */
+    char breach[512];           /* the first unplanned cast, in words; "" where there was none */
     npt_verdict verdict;
     uint64_t digest, executed_digest;
 } npt_probe;
@@ -82,16 +83,15 @@ npt_shadow *npt_shadow_create(int layers);
 void npt_shadow_destroy(npt_shadow *shadow);
 /* The observer that fills the shadow; valid as long as it. */
 npt_observer *npt_shadow_observer(npt_shadow *shadow);
-/* Appends a row for every result it sees, compared with `shadow` (NULL: with nothing). */
+/* Appends a row for every result it sees, compared with `shadow`. */
 typedef struct npt_row_observer {
     npt_observer observer;
     npt_probe *probe;
-    const npt_shadow *shadow;
+    npt_shadow *shadow;
     int *parts; /* results seen so far, by site */
     int layers;
 } npt_row_observer;
-npt_status npt_row_observer_init(npt_row_observer *observer, npt_probe *probe,
-                                 const npt_shadow *shadow);
+npt_status npt_row_observer_init(npt_row_observer *observer, npt_probe *probe, npt_shadow *shadow);
 void npt_row_observer_fini(npt_row_observer *observer);
 /* Share of the non-zero values of the half-precision gradients that × factor would lose to zero. */
 double npt_shadow_flushed(const npt_shadow *shadow, const npt_probe *probe, double factor);
@@ -103,6 +103,8 @@ void npt_probe_judge(npt_probe *probe);
 const char *npt_finding_name(npt_finding finding);
 /* "L03.rope", "teacher L03.q", "L03.operand.backward#2"; returns `text`. */
 char *npt_probe_label(const npt_probe_row *row, char *text, size_t bytes);
+/* A loss scale as people write it: 65536, 2^24. */
+const char *npt_scale_text(double scale, char text[16]);
 /* One sentence: what a person should do about the probe; "" where nothing is to be done. */
 void npt_probe_advice(const npt_probe *probe, char *text, size_t bytes);
 

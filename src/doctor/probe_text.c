@@ -21,6 +21,7 @@ static double badness(const npt_probe_row *row)
     if (row->dtype == NPT_F16 && row->headroom < 8) bad += 100 * (8 - row->headroom);
     if (row->flushed > 0) bad += 50 * row->flushed;
     if (row->error > 0) bad += 10 * fmin(row->error, 1);
+    if (row->headroom < 128) bad += 1e-3 * (128 - row->headroom);
     return bad;
 }
 
@@ -146,38 +147,40 @@ static void print_headroom(const npt_probe *probe, const bool *shown, FILE *out)
 
 static void print_scales(const npt_probe *probe, FILE *out)
 {
+    char scale[16];
     if (probe->scale_count == 0) return;
-    fputs("GRAD  ", out);
     for (int i = 0; i < probe->scale_count; i++) {
         const npt_probe_scale *s = &probe->scales[i];
-        fprintf(out, "%s at scale %g: %.2f %% flushed, ", i > 0 ? ";" : "", s->scale,
-                100 * s->flushed);
+        fprintf(out, "%s at loss scale %-9s %6.2f %% flushed, ", i == 0 ? "GRAD  " : "      ",
+                npt_scale_text(s->scale, scale), 100 * s->flushed);
         if (s->headroom < 0)
-            fputs("OVERFLOW", out);
+            fputs("OVERFLOW\n", out);
         else
-            fprintf(out, "%.1f bits", s->headroom);
+            fprintf(out, "%.1f bits of headroom\n", s->headroom);
     }
-    fputc('\n', out);
-    if (isfinite(probe->settles_at))
-        fprintf(out, "       the run would settle at loss scale %g%s\n", probe->settles_at,
-                probe->settles_at < 1 ? ", below 1: it ends there" : "");
-    else
+    if (isnan(probe->settles_at))
         fputs("       no loss scale keeps this batch finite\n", out);
+    else
+        fprintf(out, "       the run would settle at %s%s\n",
+                npt_scale_text(probe->settles_at, scale),
+                probe->settles_at < 1 ? ", below 1: it ends there" : "");
 }
 
 static void print_updates(const npt_probe *probe, FILE *out)
 {
     const char *adapter = npt_dtype_name(probe->trainer->adapters.dtype);
     const bool half = probe->trainer->adapters.dtype != NPT_F32;
-    if (probe->update_count == 0) fputs("UPDATE none: the gradients are not finite\n", out);
+    if (probe->update_count == 0)
+        fputs("UPDATE none: the gradients are not finite\n", out);
+    else
+        fprintf(out, "UPDATE at rate %g\n", probe->update_rate);
     for (int i = 0; i < probe->update_count; i++) {
         const npt_probe_update *u = &probe->updates[i];
-        fprintf(out, "UPDATE %-7s", u->parameter);
+        fprintf(out, "       %-7s", u->parameter);
         if (half)
-            fprintf(out, "%5.1f %% of steps below half an ulp of %s: kept by the F32 master; ",
+            fprintf(out, "%5.1f %% of steps below half an ulp of %s, kept by the F32 master;",
                     100 * u->lost_without_master, adapter);
-        fprintf(out, "%.1f %% lost%s", 100 * u->lost_with_master, half ? " with it" : "");
-        fprintf(out, ", at rate %g\n", probe->update_rate);
+        fprintf(out, " %.1f %% lost\n", 100 * u->lost_with_master);
     }
 }
 
