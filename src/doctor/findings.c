@@ -212,9 +212,10 @@ static void advise_overflow(const npt_probe *probe, const npt_probe_row *row, co
     if (is_scale_too_high(probe, row))
         snprintf(
             text, bytes,
-            "%s overflows %s at loss scale %g; training backs off by itself and settles at %g: "
-            "--initial_loss_scale %g saves the skipped steps.",
-            label, dtype, probe->loss_scale, probe->settles_at, probe->settles_at);
+            "%s overflows %s at loss scale %g; training backs off by itself and settles at %s: "
+            "--initial_loss_scale %.0f saves the skipped steps.",
+            label, dtype, probe->loss_scale, npt_scale_text(probe->settles_at, scale),
+            probe->settles_at);
     else if (isinf(row->shadow_largest))
         snprintf(text, bytes,
                  "%s is not finite in F32 either: the weights, the adapter or the batch are "
