@@ -191,6 +191,13 @@ char *npt_probe_label(const npt_probe_row *row, char *text, size_t bytes)
     return text;
 }
 
+char *npt_probe_culprit(const npt_probe *probe, char *text, size_t bytes)
+{
+    if (probe->first != NULL) return npt_probe_label(probe->first, text, bytes);
+    snprintf(text, bytes, "%s", update_is_lost(probe) ? "update" : "");
+    return text;
+}
+
 const char *npt_scale_text(double scale, char text[16])
 {
     int exponent;

@@ -103,6 +103,9 @@ void npt_probe_judge(npt_probe *probe);
 const char *npt_finding_name(npt_finding finding);
 /* "L03.rope", "teacher L03.q", "L03.operand.backward#2"; returns `text`. */
 char *npt_probe_label(const npt_probe_row *row, char *text, size_t bytes);
+/* Where what went wrong began: a site's label, "update" where updates are lost, "" where nothing
+ * did; returns `text`. */
+char *npt_probe_culprit(const npt_probe *probe, char *text, size_t bytes);
 /* A loss scale as people write it: 65536, 2^24. */
 const char *npt_scale_text(double scale, char text[16]);
 /* One sentence: what a person should do about the probe; "" where nothing is to be done. */

@@ -88,9 +88,8 @@ static json_t *probe_json(const npt_probe *probe)
     npt_policy_describe(&setup->policy, policy, sizeof policy);
     snprintf(digest, sizeof digest, "%016" PRIx64, probe->digest);
     npt_probe_advice(probe, advice, sizeof advice);
-    json_t *first = probe->first != NULL
-                        ? json_string(npt_probe_label(probe->first, label, sizeof label))
-                        : json_null();
+    const char *culprit = npt_probe_culprit(probe, label, sizeof label);
+    json_t *first = culprit[0] != '\0' ? json_string(culprit) : json_null();
     return json_pack(
         "{s:s, s:s, s:s, s:s, s:s, s:o, s:s, s:s, s:i, s:I, s:I, s:o, s:f, s:o, s:i, s:o, s:s, "
         "s:o, s:f, s:o, s:o}",
