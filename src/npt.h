@@ -249,8 +249,9 @@ typedef enum npt_verdict {
 typedef struct npt_doctor_options {
     bool json; /* one object, schema in doc/precision.md; else text for a person */
     bool scan; /* plan: reads every weight for values the planned dtype cannot hold */
-    bool all;  /* probe: every site, not the worst `top` */
+    bool all;  /* probe: every site, not the worst `top`; plan: casts of every layer */
     int top;   /* 0: ten */
+    const char *layers; /* probe: rows of these blocks only; NULL: of those with an adapter */
 } npt_doctor_options;
 
 /* What a run with these options would do, from headers only: policy, casts, files, memory. Nothing
@@ -271,7 +272,8 @@ NPT_API npt_status npt_doctor_diff(const char *path_a, const char *path_b, bool 
 NPT_API npt_status npt_doctor_explain(const char *text, size_t bytes, bool json, FILE *out,
                                       npt_verdict *verdict);
 /* Precision checks on a small random model, on every backend present; TAP on `out`. `failed`: cases
- * that failed. */
+ * that failed. The model is in a new directory in $TMPDIR (else /tmp), which is removed again;
+ * NPT_E_IO where there can be none. npt_request_stop() ends it, too: NPT_E_INTERRUPTED. */
 NPT_API npt_status npt_selftest(const npt_compute_options *compute, FILE *out, int *failed);
 
 /* ---- Smaller commands ---------------------------------------------------------------------- */

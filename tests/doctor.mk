@@ -1,4 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
+check_PROGRAMS += tests/unit/test_selftest.test
+tests_unit_test_selftest_test_SOURCES = tests/unit/test_selftest.c \
+  tests/unit/temp_dir.h tests/npt_test.h
+tests_unit_test_selftest_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
+dist_check_SCRIPTS += tests/cli/test_selftest.sh
 
 # What other programs do with the same choice; live where TORCH_PYTHON names a Python with PyTorch.
 check_PROGRAMS += tests/unit/test_would.test
@@ -6,3 +11,9 @@ tests_unit_test_would_test_SOURCES = tests/unit/test_would.c tests/npt_test.h
 tests_unit_test_would_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
 dist_check_SCRIPTS += tests/golden/test_would_live.sh
 EXTRA_DIST += tests/golden/make_would.py tests/golden/would.json
+
+# The probe, on small models that others made.
+check_PROGRAMS += tests/doctor/test_seeded_faults.test
+tests_doctor_test_seeded_faults_test_SOURCES = tests/doctor/test_seeded_faults.c \
+  tests/unit/temp_dir.h $(golden_case)
+tests_doctor_test_seeded_faults_test_CPPFLAGS = $(golden_flags)

@@ -17,7 +17,8 @@ AM_TESTS_ENVIRONMENT = \
 LDADD = libnptcore.la $(CMOCKA_LIBS)
 # Folders of data only: automake copies a folder from the build tree, too, with what it built there.
 EXTRA_DIST += tests/npt_test.h tests/golden/README.md tests/golden/make_golden.py \
-  tests/golden/make_nf4.py tests/golden/cases tests/golden/models tests/golden/nf4
+  tests/golden/make_draws.py tests/golden/make_nf4.py tests/golden/cases tests/golden/draws \
+  tests/golden/models tests/golden/nf4
 
 include $(top_srcdir)/tests/base.mk
 include $(top_srcdir)/tests/files.mk

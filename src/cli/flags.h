@@ -45,7 +45,7 @@ typedef struct npt_flag_group {
     void *target;
 } npt_flag_group;
 
-enum { NPT_FLAGS_MAX = 80, NPT_FLAG_GROUPS_MAX = 10, NPT_POSITIONALS_MAX = 1 };
+enum { NPT_FLAGS_MAX = 96, NPT_FLAG_GROUPS_MAX = 12, NPT_POSITIONALS_MAX = 1000 };
 
 /* What a command accepts, and after parsing what it was given. Zero-initialise the rest. */
 typedef struct npt_flag_set {

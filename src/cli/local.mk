@@ -18,5 +18,9 @@ npt_SOURCES = \
   src/cli/tokenize.c \
   src/cli/detokenize.c \
   src/cli/make_model.c \
+  src/cli/doctor.h \
+  src/cli/doctor.c \
+  src/cli/doctor_run.c \
+  src/cli/selftest.c \
   src/cli/main.c
 npt_LDADD = libnpt.la

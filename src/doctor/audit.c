@@ -166,7 +166,8 @@ static npt_status count_tensor(auditor *a, const npt_audit_group *like, const ch
 
 static bool differs(const npt_audit_group *g)
 {
-    if (g->record != NPT_DTYPE_NONE) return g->file != NPT_DTYPE_NONE && npt_dtype_is_float(g->file);
+    if (g->record != NPT_DTYPE_NONE)
+        return g->file != NPT_DTYPE_NONE && npt_dtype_is_float(g->file);
     return npt_dtype_is_float(g->file) && g->config != NPT_DTYPE_NONE && g->file != g->config;
 }
 
@@ -267,19 +268,18 @@ static npt_remark remark_on(const npt_audit_group *g, npt_verdict verdict, const
 /* What training does not read hinders only evaluation. */
 static npt_status remark_fault(auditor *a, const npt_audit_group *g)
 {
-    npt_remark remark =
-        remark_on(g, g->evaluation ? NPT_VERDICT_WARNING : NPT_VERDICT_WOULD_FAIL,
-                  faults[g->fault].kind);
+    npt_remark remark = remark_on(g, g->evaluation ? NPT_VERDICT_WARNING : NPT_VERDICT_WOULD_FAIL,
+                                  faults[g->fault].kind);
     if (g->file == NPT_DTYPE_NONE)
-        remark.text = npt_format("%s: %" PRId64 " %s %s%s", g->name, g->tensors,
-                                 g->tensors == 1 ? "tensor is" : "tensors are",
-                                 faults[g->fault].text,
-                                 g->evaluation ? "; evaluation needs it" : "");
+        remark.text =
+            npt_format("%s: %" PRId64 " %s %s%s", g->name, g->tensors,
+                       g->tensors == 1 ? "tensor is" : "tensors are", faults[g->fault].text,
+                       g->evaluation ? "; evaluation needs it" : "");
     else
-        remark.text = npt_format("%s: %" PRId64 " %s in %s: %s%s", g->name, g->tensors,
-                                 g->tensors == 1 ? "tensor" : "tensors", npt_dtype_name(g->file),
-                                 faults[g->fault].text,
-                                 g->evaluation ? "; evaluation needs it" : "");
+        remark.text =
+            npt_format("%s: %" PRId64 " %s in %s: %s%s", g->name, g->tensors,
+                       g->tensors == 1 ? "tensor" : "tensors", npt_dtype_name(g->file),
+                       faults[g->fault].text, g->evaluation ? "; evaluation needs it" : "");
     return npt_remarks_add(a->remarks, remark);
 }
 
@@ -315,16 +315,15 @@ static npt_status remark_mismatch(auditor *a, const npt_audit_group *g)
     npt_remark remark = remark_on(g, NPT_VERDICT_WARNING, "config-dtype");
     if (g->record != NPT_DTYPE_NONE) {
         remark.kind = "record-dtype";
-        remark.text =
-            npt_format("%s: config.json says quantized (%s), but %" PRId64
-                       " %s; npt computes with them as they are (R1), in F32",
-                       g->name, a->model->config.quantization, g->tensors,
-                       g->tensors == 1 ? "tensor is a float" : "tensors are floats");
+        remark.text = npt_format("%s: config.json says quantized (%s), but %" PRId64
+                                 " %s; npt computes with them as they are (R1), in F32",
+                                 g->name, a->model->config.quantization, g->tensors,
+                                 g->tensors == 1 ? "tensor is a float" : "tensors are floats");
     } else {
-        remark.text = npt_format("%s: config.json says %s, %" PRId64 " %s %s; npt goes by the file",
-                                 g->name, npt_dtype_name(g->config), g->tensors,
-                                 g->tensors == 1 ? "tensor is" : "tensors are",
-                                 npt_dtype_name(g->file));
+        remark.text =
+            npt_format("%s: config.json says %s, %" PRId64 " %s %s; npt goes by the file", g->name,
+                       npt_dtype_name(g->config), g->tensors,
+                       g->tensors == 1 ? "tensor is" : "tensors are", npt_dtype_name(g->file));
     }
     return npt_remarks_add(a->remarks, remark);
 }
@@ -356,8 +355,8 @@ static npt_status remark_all(auditor *a)
 {
     const npt_config *c = &a->model->config;
     if (c->quantization[0] != '\0' && !c->quantized) {
-        npt_remark remark = {NPT_VERDICT_WOULD_FAIL, "unsupported-quantization", NPT_SITE_WEIGHT,
-                             "", "", NULL};
+        npt_remark remark = {
+            NPT_VERDICT_WOULD_FAIL, "unsupported-quantization", NPT_SITE_WEIGHT, "", "", NULL};
         remark.text = npt_format("config.json says quantized by %s; npt reads bitsandbytes NF4",
                                  c->quantization);
         NPT_TRY(npt_remarks_add(a->remarks, remark));

@@ -151,8 +151,8 @@ static npt_status audit_files(npt_plan *plan, bool scan)
 
 static npt_status remark_policy(npt_plan *plan)
 {
-    npt_remark remark = {NPT_VERDICT_WARNING, "mixed-precision-off", NPT_SITE_OPERAND, "", "",
-                         NULL};
+    npt_remark remark = {
+        NPT_VERDICT_WARNING, "mixed-precision-off", NPT_SITE_OPERAND, "", "", NULL};
     if (!plan->setup.policy.mixed_switched_off) return NPT_OK;
     remark.text = npt_strdup("--mixed_precision is switched off: a quantized base computes in F32 "
                              "(R1)");
@@ -173,10 +173,9 @@ static void count_memory(npt_plan *plan)
     m->masters = has_master ? size * f32 : 0;
     m->moments = 2 * size * f32;
     m->gradients = (two_terms ? 2 : 1) * size * f32;
-    m->activations = (uint64_t)npt_describe_activations(&plan->options, policy,
-                                                        &plan->setup.model->config);
-    m->resident =
-        m->copies + m->adapters + m->masters + m->moments + m->gradients + m->activations;
+    m->activations =
+        (uint64_t)npt_describe_activations(&plan->options, policy, &plan->setup.model->config);
+    m->resident = m->copies + m->adapters + m->masters + m->moments + m->gradients + m->activations;
 }
 
 static npt_status list_would(npt_plan *plan)

@@ -10,8 +10,8 @@
 
 /* Bytes by category. */
 typedef struct npt_plan_memory {
-    uint64_t mapped;      /* the weights in their files */
-    uint64_t copies;      /* of weights that cannot be used in place */
+    uint64_t mapped; /* the weights in their files */
+    uint64_t copies; /* of weights that cannot be used in place */
     uint64_t adapters, masters, moments, gradients;
     uint64_t activations; /* at most, of one micro-batch */
     uint64_t resident;    /* all but what is mapped */

@@ -30,12 +30,11 @@ static json_t *policy_json(const npt_policy *policy)
     json_t *roles = json_array();
     for (int i = 0; i < NPT_ROLE_COUNT; i++) {
         const npt_role role = (npt_role)i;
-        json_array_append_new(roles, json_pack("{s:s, s:o, s:i, s:s, s:s}", "role",
-                                               npt_role_name(role), "dtype",
-                                               dtype_json(policy->dtype[role]), "rule",
-                                               (int)policy->rule[role], "rule_text",
-                                               npt_rule_text(policy->rule[role]), "about",
-                                               npt_plan_role_text(role)));
+        json_array_append_new(
+            roles,
+            json_pack("{s:s, s:o, s:i, s:s, s:s}", "role", npt_role_name(role), "dtype",
+                      dtype_json(policy->dtype[role]), "rule", (int)policy->rule[role], "rule_text",
+                      npt_rule_text(policy->rule[role]), "about", npt_plan_role_text(role)));
     }
     npt_policy_describe(policy, line, sizeof line);
     return json_pack("{s:s, s:i, s:s, s:b, s:o}", "line", line, "rule", (int)policy->base_rule,
@@ -167,7 +166,8 @@ npt_status npt_plan_dump(const npt_plan *plan, FILE *out)
 {
     json_t *root = plan_json(plan);
     if (root == NULL) return npt_fail(NPT_E_NOMEM, "out of memory");
-    int failed = json_dumpf(root, out, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9));
+    int failed =
+        json_dumpf(root, out, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9));
     json_decref(root);
     putc('\n', out);
     return failed == 0 || ferror(out) ? NPT_OK : npt_fail(NPT_E_NOMEM, "out of memory");

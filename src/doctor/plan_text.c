@@ -48,7 +48,8 @@ static void print_wrapped(FILE *out, const char *label, const char *text)
     putc('\n', out);
 }
 
-__attribute__((format(printf, 3, 4))) static void print_line(FILE *out, const char *label, const char *format, ...)
+__attribute__((format(printf, 3, 4))) static void print_line(FILE *out, const char *label,
+                                                             const char *format, ...)
 {
     char text[2048];
     va_list args;
@@ -88,18 +89,18 @@ static const char *dtype_or_dash(npt_dtype dtype)
 
 static void print_head(const npt_plan *plan, FILE *out)
 {
-    static const char *const sentences[] = {
-        "FINE: nothing to warn of", "WARNING: it runs, but look at the lines below",
-        "WOULD FAIL: npt pretrain would refuse this",
-        "NUMERIC: values are lost before the first step"};
+    static const char *const sentences[] = {"FINE: nothing to warn of",
+                                            "WARNING: it runs, but look at the lines below",
+                                            "WOULD FAIL: npt pretrain would refuse this",
+                                            "NUMERIC: values are lost before the first step"};
     static const char *const labels[] = {"NOTE", "WARN", "FAIL", "LOST"};
     char shown[NPT_SHOW_BYTES];
     fprintf(out, "%s\n", sentences[plan->verdict]);
     for (size_t i = 0; i < plan->remarks.count; i++) {
         const npt_remark *r = &plan->remarks.list[i];
         print_line(out, labels[r->verdict], "%s: %s%s%s%s", npt_site_name(r->site), r->text,
-                         r->tensor[0] != '\0' ? " (" : "", npt_show(r->tensor, shown),
-                         r->tensor[0] != '\0' ? ")" : "");
+                   r->tensor[0] != '\0' ? " (" : "", npt_show(r->tensor, shown),
+                   r->tensor[0] != '\0' ? ")" : "");
     }
 }
 
@@ -111,11 +112,11 @@ static void print_model(const npt_plan *plan, FILE *out)
     for (int i = 0; i < plan->adapters.layers; i++) active += plan->adapters.active[i];
     fprintf(out, "%-*s%s\n", INDENT, "MODEL", tail_of(m->directory, shown));
     print_line(out, "",
-                     "%s, %" PRId64 " layers, linears %s in the file; adapters of rank %d (%s) in "
-                     "%d layers, %" PRId64 " weights",
-                     npt_family_name(m->config.family), m->config.layers,
-                     dtype_or_dash(m->file_dtype), plan->adapters.rank, plan->adapters.kind->name,
-                     active, npt_adapters_size(&plan->adapters));
+               "%s, %" PRId64 " layers, linears %s in the file; adapters of rank %d (%s) in "
+               "%d layers, %" PRId64 " weights",
+               npt_family_name(m->config.family), m->config.layers, dtype_or_dash(m->file_dtype),
+               plan->adapters.rank, plan->adapters.kind->name, active,
+               npt_adapters_size(&plan->adapters));
 }
 
 static void print_policy(const npt_policy *policy, FILE *out)
@@ -175,10 +176,10 @@ static void print_group(const npt_audit *audit, const npt_audit_group *g, FILE *
             g->mismatch ? "  MISMATCH" : "");
     if (!audit->scanned || s->overflowed + s->flushed + s->nonfinite == 0) return;
     print_line(out, "",
-                     "  scanned: %" PRIu64 " of %" PRIu64 " become infinite, %" PRIu64
-                     " become zero, %" PRIu64 " are NaN or infinite in the file; largest %g%s%s",
-                     s->overflowed, s->values, s->flushed, s->nonfinite, (double)s->largest,
-                     s->worst[0] != '\0' ? "; worst " : "", npt_show(s->worst, shown));
+               "  scanned: %" PRIu64 " of %" PRIu64 " become infinite, %" PRIu64
+               " become zero, %" PRIu64 " are NaN or infinite in the file; largest %g%s%s",
+               s->overflowed, s->values, s->flushed, s->nonfinite, (double)s->largest,
+               s->worst[0] != '\0' ? "; worst " : "", npt_show(s->worst, shown));
 }
 
 static bool is_narrowed(const npt_audit_group *g)
@@ -194,9 +195,9 @@ static void print_files(const npt_plan *plan, FILE *out)
     const npt_config *c = &plan->setup.model->config;
     char shown[NPT_SHOW_BYTES];
     int64_t narrowed = 0;
-    print_line(out, "FILES", "%zu tensors; config.json says %s, quantization %s",
-                     audit->tensors, c->dtype != NPT_DTYPE_NONE ? npt_dtype_name(c->dtype) : "no dtype",
-                     c->quantization[0] != '\0' ? npt_show(c->quantization, shown) : "none");
+    print_line(out, "FILES", "%zu tensors; config.json says %s, quantization %s", audit->tensors,
+               c->dtype != NPT_DTYPE_NONE ? npt_dtype_name(c->dtype) : "no dtype",
+               c->quantization[0] != '\0' ? npt_show(c->quantization, shown) : "none");
     fprintf(out, "%*s%-13s%7s %13s  %-7s%-7s%-7s%-8s%s\n", INDENT, "", "group", "tensors",
             "elements", "file", "config", "record", "planned", "what npt does");
     for (size_t i = 0; i < audit->count; i++) {
@@ -204,22 +205,23 @@ static void print_files(const npt_plan *plan, FILE *out)
         if (is_narrowed(&audit->groups[i])) narrowed += audit->groups[i].elements;
     }
     if (narrowed > 0 && !audit->scanned)
-        print_line(out, "", "%" PRId64 " values are rounded; --scan counts those that become "
-                                  "infinite or zero", narrowed);
-    if (audit->scanned)
-        print_line(out, "", "every float weight that training reads was scanned");
+        print_line(out, "",
+                   "%" PRId64 " values are rounded; --scan counts those that become "
+                   "infinite or zero",
+                   narrowed);
+    if (audit->scanned) print_line(out, "", "every float weight that training reads was scanned");
 }
 
 static void print_memory(const npt_plan_memory *m, FILE *out)
 {
     const double mib = 1024 * 1024;
     print_line(out, "MEMORY",
-                     "mapped %.1f MiB (weights in their files); resident %.1f MiB: weight copies "
-                     "%.1f, adapters %.1f, masters %.1f, moments %.1f, gradients %.1f, activations "
-                     "at most %.1f",
-                     (double)m->mapped / mib, (double)m->resident / mib, (double)m->copies / mib,
-                     (double)m->adapters / mib, (double)m->masters / mib, (double)m->moments / mib,
-                     (double)m->gradients / mib, (double)m->activations / mib);
+               "mapped %.1f MiB (weights in their files); resident %.1f MiB: weight copies "
+               "%.1f, adapters %.1f, masters %.1f, moments %.1f, gradients %.1f, activations "
+               "at most %.1f",
+               (double)m->mapped / mib, (double)m->resident / mib, (double)m->copies / mib,
+               (double)m->adapters / mib, (double)m->masters / mib, (double)m->moments / mib,
+               (double)m->gradients / mib, (double)m->activations / mib);
 }
 
 /* ---- Elsewhere ---- */
@@ -229,8 +231,8 @@ static void print_would(const npt_would *w, FILE *out)
     const bool raised = w->exception[0] != '\0';
     print_wrapped(out, "WOULD", w->where);
     print_line(out, "", "%s%s%s%s%s%s", w->exception, raised ? " \"" : "", w->text,
-                     raised ? "\"" : "", w->site != NPT_SITE_COUNT ? "  at " : "",
-                     w->site != NPT_SITE_COUNT ? npt_site_name(w->site) : "");
+               raised ? "\"" : "", w->site != NPT_SITE_COUNT ? "  at " : "",
+               w->site != NPT_SITE_COUNT ? npt_site_name(w->site) : "");
     print_line(out, "", "seen in %s; npt: %s", w->seen, w->instead);
 }
 
@@ -295,8 +297,9 @@ static void print_cast(const npt_cast_row *row, const char *layers, FILE *out)
 static void print_casts(const npt_casts *casts, bool all, FILE *out)
 {
     char layers[256];
-    print_line(out, "CAST", "each place where values are rounded; by T teacher, S student; F "
-                                  "forward, B backward, R replayed in backward");
+    print_line(out, "CAST",
+               "each place where values are rounded; by T teacher, S student; F "
+               "forward, B backward, R replayed in backward");
     fprintf(out, "  %-26s%-12s%-6s%8s %8s  %-10s%s\n", "site", "from, to", "width", "el/token",
             "B/token", "by", "why");
     for (size_t i = 0; i < casts->count; i++) {

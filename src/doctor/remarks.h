@@ -7,7 +7,7 @@
 
 typedef struct npt_remark {
     npt_verdict verdict;
-    const char *kind;   /* "config-dtype": one word, stable */
+    const char *kind; /* "config-dtype": one word, stable */
     npt_site_id site;
     const char *group;  /* of tensors; "" where it is about none */
     const char *tensor; /* the first, or the worst; "" */

@@ -264,12 +264,13 @@ npt_status npt_matmul(npt_exec *exec, const npt_matmul_desc *desc, const npt_mat
     const size_t workers = (size_t)npt_exec_threads(exec);
     NPT_TRY(
         grow_block(&exec->matmul_scratch, choice->shared_bytes + workers * choice->worker_bytes));
+    char *start = exec->matmul_scratch.start; /* NULL until a product needs some */
     const npt_matmul_scratch scratch = {
         .threads = exec->threads,
         .cpu = &exec->cpu,
-        .worker = exec->matmul_scratch.start + choice->shared_bytes,
+        .worker = start != NULL ? start + choice->shared_bytes : NULL,
         .worker_stride = choice->worker_bytes,
-        .shared = exec->matmul_scratch.start,
+        .shared = start,
     };
     return choice->backend->run(desc, args, &scratch);
 }

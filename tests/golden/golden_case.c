@@ -50,8 +50,35 @@ void golden_open(golden_case *c, const char *name)
                              (int)json_integer_value(json_array_get(layers, i)));
 }
 
+static char *path_of_draws(const char *name, const char *extension)
+{
+    char file[96];
+    snprintf(file, sizeof file, "tests/golden/draws/%s%s", name, extension);
+    return npt_test_path(file);
+}
+
+bool golden_open_draw(golden_case *c, const char *name, size_t draw)
+{
+    json_t *json;
+    char *path = path_of_draws(name, ".json");
+    REQUIRE(npt_json_load(path, 0, &json));
+    free(path);
+    json_t *own = json_array_get(json_object_get(json, "draws"), draw);
+    if (own != NULL) {
+        golden_open(c, name);
+        assert_int_equal(json_object_update(c->json, own), 0);
+        path = path_of_draws(name, ".safetensors");
+        REQUIRE(npt_st_open(&c->draws, path, false));
+        free(path);
+        c->draw = draw;
+    }
+    json_decref(json);
+    return own != NULL;
+}
+
 void golden_close(golden_case *c)
 {
+    npt_st_close(c->draws);
     json_decref(c->json);
     npt_free(c->directory);
 }
@@ -107,6 +134,42 @@ static void open_model(golden_run *run, const golden_setup *setup)
     REQUIRE(npt_sites_check(run->load_sites));
 }
 
+/* One parameter's values of this draw, in a tensor that has them of every draw. */
+static const npt_st_tensor *tensor_of_draw(const golden_case *c, const char *kind, int layer,
+                                           const npt_parameter *p)
+{
+    char name[128], full[192];
+    const npt_st_tensor *tensor;
+    npt_parameter_name(layer, p, name, sizeof name);
+    snprintf(full, sizeof full, "%s.%s", kind, name);
+    tensor = npt_st_find(c->draws, full);
+    if (tensor == NULL) fail_msg("%s: the draws have no %s", c->name, full);
+    assert_true(tensor->rank == 3 && tensor->shape[0] > (int64_t)c->draw);
+    assert_true(tensor->shape[1] == p->rows && tensor->shape[2] == p->cols);
+    return tensor;
+}
+
+static npt_status load_draw(void *context, int layer, npt_parameter *p)
+{
+    const golden_case *c = context;
+    const npt_st_tensor *init = tensor_of_draw(c, "init", layer, p);
+    const size_t n = (size_t)(p->rows * p->cols);
+    for (size_t i = 0; i < n; i++)
+        p->master[i] = npt_load(init->data, init->dtype, c->draw * n + i);
+    return NPT_OK;
+}
+
+static void load_adapters(golden_run *run)
+{
+    if (run->c->draws != NULL) {
+        REQUIRE(npt_adapters_visit(&run->adapters, load_draw, (void *)run->c));
+        return;
+    }
+    npt_st *init = golden_tensors(run->c, "init.safetensors");
+    REQUIRE(npt_adapters_load(&run->adapters, init));
+    npt_st_close(init);
+}
+
 static void open_adapters(golden_run *run)
 {
     const json_t *json = run->c->json;
@@ -119,9 +182,7 @@ static void open_adapters(golden_run *run)
     assert_non_null(run->arena);
     REQUIRE(npt_adapters_init(&run->adapters, &options, &run->model->config, &run->policy,
                               run->arena, true));
-    npt_st *init = golden_tensors(run->c, "init.safetensors");
-    REQUIRE(npt_adapters_load(&run->adapters, init));
-    npt_st_close(init);
+    load_adapters(run);
 }
 
 void golden_run_open(golden_run *run, const golden_case *c, const golden_setup *setup)
@@ -261,7 +322,8 @@ double golden_gap_relative(const golden_gap *gap)
 typedef struct compare_context {
     golden_run *run;
     golden_kind kind;
-    const npt_st *expect, *init;
+    const npt_st *expect, *init; /* of a case */
+    const char *weights;         /* of a draw */
     golden_gaps *gaps;
 } compare_context;
 
@@ -274,23 +336,42 @@ static const npt_st_tensor *tensor_of(const npt_st *st, const char *prefix, cons
     return tensor;
 }
 
+/* The truth of one parameter and, for an update, what it was before; and where in them it starts.
+ */
+static size_t find_truth(const compare_context *compare, int layer, npt_parameter *p,
+                         const npt_st_tensor **truth, const npt_st_tensor **before)
+{
+    const golden_case *c = compare->run->c;
+    const char *kind = compare->kind == GOLDEN_GRADIENT ? "grad" : "after";
+    char name[128], prefix[32];
+    if (c->draws != NULL) {
+        snprintf(prefix, sizeof prefix, "%s%s", kind, compare->weights);
+        *truth = tensor_of_draw(c, prefix, layer, p);
+        *before = tensor_of_draw(c, "init", layer, p);
+        return c->draw * (size_t)(p->rows * p->cols);
+    }
+    npt_parameter_name(layer, p, name, sizeof name);
+    snprintf(prefix, sizeof prefix, "%s.", kind);
+    *truth = tensor_of(compare->expect, prefix, name);
+    *before = tensor_of(compare->init, "", name);
+    return 0;
+}
+
 static npt_status compare_parameter(void *context, int layer, npt_parameter *p)
 {
     compare_context *compare = context;
     golden_gaps *gaps = compare->gaps;
-    char name[128];
-    npt_parameter_name(layer, p, name, sizeof name);
     const bool gradient = compare->kind == GOLDEN_GRADIENT;
-    const npt_st_tensor *truth = tensor_of(compare->expect, gradient ? "grad." : "after.", name);
-    const npt_st_tensor *before = gradient ? NULL : tensor_of(compare->init, "", name);
+    const npt_st_tensor *truth, *before;
+    const size_t at = find_truth(compare, layer, p, &truth, &before);
     assert_true(gaps->count < GOLDEN_MAX_TENSORS);
     golden_gap *gap = &gaps->tensors[gaps->count];
-    snprintf(gaps->names[gaps->count++], sizeof gaps->names[0], "%s", name);
+    npt_parameter_name(layer, p, gaps->names[gaps->count++], sizeof gaps->names[0]);
     for (size_t i = 0; i < (size_t)(p->rows * p->cols); i++) {
-        const double start = gradient ? 0 : (double)npt_load(before->data, before->dtype, i);
+        const double start = gradient ? 0 : (double)npt_load(before->data, before->dtype, at + i);
         const double value =
             gradient ? (double)p->grad[i] / compare->run->loss_scale : (double)p->master[i];
-        const double expected = (double)npt_load(truth->data, truth->dtype, i);
+        const double expected = (double)npt_load(truth->data, truth->dtype, at + i);
         golden_gap_add(gap, value - start, expected - start);
     }
     gaps->whole.difference += gap->difference;
@@ -300,10 +381,21 @@ static npt_status compare_parameter(void *context, int layer, npt_parameter *p)
 
 void golden_compare(golden_run *run, golden_kind kind, const npt_st *expect, golden_gaps *gaps)
 {
-    compare_context context = {run, kind, expect, golden_tensors(run->c, "init.safetensors"), gaps};
+    compare_context context = {.run = run,
+                               .kind = kind,
+                               .expect = expect,
+                               .init = golden_tensors(run->c, "init.safetensors"),
+                               .gaps = gaps};
     *gaps = (golden_gaps){0};
     REQUIRE(npt_adapters_visit(&run->adapters, compare_parameter, &context));
     npt_st_close((npt_st *)context.init);
+}
+
+void golden_compare_draw(golden_run *run, golden_kind kind, const char *weights, golden_gaps *gaps)
+{
+    compare_context context = {.run = run, .kind = kind, .weights = weights, .gaps = gaps};
+    *gaps = (golden_gaps){0};
+    REQUIRE(npt_adapters_visit(&run->adapters, compare_parameter, &context));
 }
 
 typedef struct flat_context {

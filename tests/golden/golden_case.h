@@ -18,9 +18,14 @@ typedef struct golden_case {
     char *directory;
     json_t *json;
     char layers[64]; /* as --layers takes it */
+    npt_st *draws;   /* of a draw: the tensors of all draws of this case */
+    size_t draw;
 } golden_case;
 
 void golden_open(golden_case *c, const char *name);
+/* The same settings with the rows, adapters and truth of one of draws/; false where there are no
+ * more draws (nothing is open then). */
+bool golden_open_draw(golden_case *c, const char *name, size_t draw);
 void golden_close(golden_case *c);
 double golden_real(const json_t *object, const char *key);
 const char *golden_word(const json_t *object, const char *key);
@@ -96,6 +101,10 @@ typedef struct golden_gaps {
 /* Every adapter tensor: its unscaled gradient against "grad.…", or how far its master moved against
  * "after.…" less the initial value. */
 void golden_compare(golden_run *run, golden_kind kind, const npt_st *expect, golden_gaps *gaps);
+
+/* The same for a run of a draw; `weights` says which truth: "" or, where rounding the weights
+ * changes them, "_f16" or "_bf16". */
+void golden_compare_draw(golden_run *run, golden_kind kind, const char *weights, golden_gaps *gaps);
 
 /* Every adapter value of one kind in one new array (npt_free): gradients, or masters. */
 float *golden_flat(golden_run *run, golden_kind kind, size_t *count);

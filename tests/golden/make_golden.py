@@ -441,8 +441,12 @@ def compare(run, truth):
 
 # ---------------------------------------------------------------- cases
 
+def random_rows(lengths, vocab, seed):
+    gen = torch.Generator().manual_seed(seed)
+    return [torch.randint(2, vocab, (n,), generator=gen).tolist() for n in lengths]
+
+
 def rows_of(case, frozen, name):
-    gen = torch.Generator().manual_seed(77)
     lengths = LENGTHS[:case.pop("rows", len(LENGTHS))]
     if name == "tiny-llama":
         from tokenizers import Tokenizer
@@ -450,12 +454,12 @@ def rows_of(case, frozen, name):
         with open(os.path.join(ROOT, "data", "eval.jsonl"), encoding="utf-8") as f:
             texts = [json.loads(line)["text"] for line in f][:len(lengths)]
         return [tok.encode(t).ids[:3 * n] for t, n in zip(texts, lengths)]
-    return [torch.randint(2, frozen.vocab, (n,), generator=gen).tolist() for n in lengths]
+    return random_rows(lengths, frozen.vocab, 77)
 
 
-def initial(case, frozen, name):
-    """Adapters of a size that keeps every gradient alive."""
-    gen = torch.Generator().manual_seed(zlib.crc32(b"case " + name.encode()))
+def initial(case, frozen, label, exact):
+    """Adapters of a size that keeps every gradient alive; `exact`: representable in every dtype."""
+    gen = torch.Generator().manual_seed(zlib.crc32(label.encode()))
     size = {"A_proj": (case["rank"], frozen.d, 0.1), "B_add": (frozen.f, case["rank"], 0.05),
             "B_mult": (frozen.f, case["rank"], 0.3)}
     parts = {"both": ("A_proj", "B_add", "B_mult"), "additive": ("A_proj", "B_add"),
@@ -465,7 +469,7 @@ def initial(case, frozen, name):
         for part in parts:
             rows, cols, std = size[part]
             value = std * torch.randn(rows, cols, generator=gen)
-            out[name_of(layer, part)] = value if name == "qwen3" else representable(value)
+            out[name_of(layer, part)] = representable(value) if exact else value
     return out
 
 
@@ -523,7 +527,7 @@ def make_case(name):
     if case["objective"] == "finetune":  # the first two tokens of a row are a prompt, and one row is all prompt
         case["labels"] = [[-100] * min(2, len(r)) + r[2:] if n != 2 else [-100] * len(r)
                           for n, r in enumerate(case["rows"])]
-    init = initial(case, frozen, name)
+    init = initial(case, frozen, f"case {name}", name != "qwen3")
     if name not in QUANTIZED:
         check_against_transformers(path, *batch_of(case, plan(case)[0][0])[:2])
     truth = train(frozen, case, init)
