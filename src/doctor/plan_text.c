@@ -229,10 +229,11 @@ static void print_memory(const npt_plan_memory *m, FILE *out)
 static void print_would(const npt_would *w, FILE *out)
 {
     const bool raised = w->exception[0] != '\0';
-    print_wrapped(out, "WOULD", w->where);
-    print_line(out, "", "%s%s%s%s%s%s", w->exception, raised ? " \"" : "", w->text,
-               raised ? "\"" : "", w->site != NPT_SITE_COUNT ? "  at " : "",
-               w->site != NPT_SITE_COUNT ? npt_site_name(w->site) : "");
+    print_line(out, "WOULD", "%s%s%s%s", w->where, w->site != NPT_SITE_COUNT ? " (at " : "",
+               w->site != NPT_SITE_COUNT ? npt_site_name(w->site) : "",
+               w->site != NPT_SITE_COUNT ? ")" : "");
+    print_line(out, "", "%s%s%s%s", w->exception, raised ? " \"" : "", w->text,
+               raised ? "\"" : "");
     print_line(out, "", "seen in %s; npt: %s", w->seen, w->instead);
 }
 
@@ -300,7 +301,7 @@ static void print_casts(const npt_casts *casts, bool all, FILE *out)
     print_line(out, "CAST",
                "each place where values are rounded; by T teacher, S student; F "
                "forward, B backward, R replayed in backward");
-    fprintf(out, "  %-26s%-12s%-6s%8s %8s  %-10s%s\n", "site", "from, to", "width", "el/token",
+    fprintf(out, "  %-26s%-12s%-6s%8s %8s  %-10s%s\n", "site", "from, to", "dir", "el/token",
             "B/token", "by", "why");
     for (size_t i = 0; i < casts->count; i++) {
         const npt_cast_row *row = &casts->rows[i];
