@@ -17,3 +17,9 @@ check_PROGRAMS += tests/doctor/test_seeded_faults.test
 tests_doctor_test_seeded_faults_test_SOURCES = tests/doctor/test_seeded_faults.c \
   tests/unit/temp_dir.h $(golden_case)
 tests_doctor_test_seeded_faults_test_CPPFLAGS = $(golden_flags)
+
+# The plan, beside runs that are really set up, and on checkpoints broken on purpose.
+check_PROGRAMS += tests/unit/test_doctor_plan.test
+tests_unit_test_doctor_plan_test_SOURCES = tests/unit/test_doctor_plan.c \
+  tests/unit/doctor_plan.h tests/npt_test.h
+tests_unit_test_doctor_plan_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
