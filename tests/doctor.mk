@@ -23,3 +23,7 @@ check_PROGRAMS += tests/unit/test_doctor_plan.test
 tests_unit_test_doctor_plan_test_SOURCES = tests/unit/test_doctor_plan.c \
   tests/unit/doctor_plan.h tests/npt_test.h
 tests_unit_test_doctor_plan_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
+check_PROGRAMS += tests/unit/test_doctor_audit.test
+tests_unit_test_doctor_audit_test_SOURCES = tests/unit/test_doctor_audit.c \
+  tests/unit/doctor_plan.h tests/unit/temp_dir.h tests/npt_test.h
+tests_unit_test_doctor_audit_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
