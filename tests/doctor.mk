@@ -27,3 +27,8 @@ check_PROGRAMS += tests/unit/test_doctor_audit.test
 tests_unit_test_doctor_audit_test_SOURCES = tests/unit/test_doctor_audit.c \
   tests/unit/doctor_plan.h tests/unit/temp_dir.h tests/npt_test.h
 tests_unit_test_doctor_audit_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
+check_PROGRAMS += tests/unit/test_doctor_untouched.test
+tests_unit_test_doctor_untouched_test_SOURCES = tests/unit/test_doctor_untouched.c \
+  tests/unit/doctor_plan.h tests/unit/temp_dir.h tests/npt_test.h
+tests_unit_test_doctor_untouched_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
+dist_check_SCRIPTS += tests/cli/test_doctor_plan.sh

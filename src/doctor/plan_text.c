@@ -89,18 +89,20 @@ static const char *dtype_or_dash(npt_dtype dtype)
 
 static void print_head(const npt_plan *plan, FILE *out)
 {
-    static const char *const sentences[] = {"FINE: nothing to warn of",
-                                            "WARNING: it runs, but look at the lines below",
-                                            "WOULD FAIL: npt pretrain would refuse this",
-                                            "NUMERIC: values are lost before the first step"};
+    static const char *const sentences[] = {
+        "FINE: nothing to warn of", "WARNING: it runs, but look at the lines below",
+        "WOULD FAIL: npt pretrain would refuse this",
+        "NUMERIC: values are lost, or not finite, before the first step"};
     static const char *const labels[] = {"NOTE", "WARN", "FAIL", "LOST"};
     char shown[NPT_SHOW_BYTES];
     fprintf(out, "%s\n", sentences[plan->verdict]);
     for (size_t i = 0; i < plan->remarks.count; i++) {
         const npt_remark *r = &plan->remarks.list[i];
-        print_line(out, labels[r->verdict], "%s: %s%s%s%s", npt_site_name(r->site), r->text,
-                   r->tensor[0] != '\0' ? " (" : "", npt_show(r->tensor, shown),
-                   r->tensor[0] != '\0' ? ")" : "");
+        const char *site = npt_site_name(r->site);
+        const bool named = r->tensor[0] != '\0' && r->verdict != NPT_VERDICT_WARNING;
+        print_line(out, labels[r->verdict], "%s%s%s%s%s%s", strcmp(site, r->group) != 0 ? site : "",
+                   strcmp(site, r->group) != 0 ? ": " : "", r->text, named ? " (" : "",
+                   named ? npt_show(r->tensor, shown) : "", named ? ")" : "");
     }
 }
 
@@ -112,9 +114,11 @@ static void print_model(const npt_plan *plan, FILE *out)
     for (int i = 0; i < plan->adapters.layers; i++) active += plan->adapters.active[i];
     fprintf(out, "%-*s%s\n", INDENT, "MODEL", tail_of(m->directory, shown));
     print_line(out, "",
-               "%s, %" PRId64 " layers, linears %s in the file; adapters of rank %d (%s) in "
-               "%d layers, %" PRId64 " weights",
-               npt_family_name(m->config.family), m->config.layers, dtype_or_dash(m->file_dtype),
+               "%s, %" PRId64 " layers, linears in %s; adapters of rank %d (%s) in %d layers, "
+               "%" PRId64 " weights",
+               npt_family_name(m->config.family), m->config.layers,
+               m->file_dtype == NPT_NF4 && !m->config.quantized ? "integers"
+                                                                : dtype_or_dash(m->file_dtype),
                plan->adapters.rank, plan->adapters.kind->name, active,
                npt_adapters_size(&plan->adapters));
 }
@@ -160,6 +164,7 @@ static const char *action_text(const npt_audit_group *g)
         {"refused", "CANNOT BE LOADED"},
     };
     const char *name = npt_plan_action_name(g);
+    if (g->evaluation && g->fault == NPT_AUDIT_NONE) return "only in evaluation";
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
         if (strcmp(texts[i].name, name) == 0) return texts[i].text;
     return name;
@@ -169,11 +174,10 @@ static void print_group(const npt_audit *audit, const npt_audit_group *g, FILE *
 {
     const npt_audit_scan *s = &g->scan;
     char shown[NPT_SHOW_BYTES];
-    fprintf(out, "%*s%-13s%7" PRId64 " %13" PRId64 "  %-7s%-7s%-7s%-8s%s%s%s\n", INDENT, "",
-            g->name, g->tensors, g->elements, dtype_or_dash(g->file),
+    fprintf(out, "%*s%-13s%7" PRId64 " %12" PRId64 "  %-8s%-7s%-7s%-8s%s%s\n", INDENT, "", g->name,
+            g->tensors, g->elements, dtype_or_dash(g->file),
             g->used ? dtype_or_dash(g->config) : "-", dtype_or_dash(g->record),
-            dtype_or_dash(g->planned), action_text(g), g->evaluation ? ", evaluation" : "",
-            g->mismatch ? "  MISMATCH" : "");
+            dtype_or_dash(g->planned), action_text(g), g->mismatch ? "  MISMATCH" : "");
     if (!audit->scanned || s->overflowed + s->flushed + s->nonfinite == 0) return;
     print_line(out, "",
                "  scanned: %" PRIu64 " of %" PRIu64 " become infinite, %" PRIu64
@@ -198,7 +202,7 @@ static void print_files(const npt_plan *plan, FILE *out)
     print_line(out, "FILES", "%zu tensors; config.json says %s, quantization %s", audit->tensors,
                c->dtype != NPT_DTYPE_NONE ? npt_dtype_name(c->dtype) : "no dtype",
                c->quantization[0] != '\0' ? npt_show(c->quantization, shown) : "none");
-    fprintf(out, "%*s%-13s%7s %13s  %-7s%-7s%-7s%-8s%s\n", INDENT, "", "group", "tensors",
+    fprintf(out, "%*s%-13s%7s %12s  %-8s%-7s%-7s%-8s%s\n", INDENT, "", "group", "tensors",
             "elements", "file", "config", "record", "planned", "what npt does");
     for (size_t i = 0; i < audit->count; i++) {
         print_group(audit, &audit->groups[i], out);
@@ -232,8 +236,7 @@ static void print_would(const npt_would *w, FILE *out)
     print_line(out, "WOULD", "%s%s%s%s", w->where, w->site != NPT_SITE_COUNT ? " (at " : "",
                w->site != NPT_SITE_COUNT ? npt_site_name(w->site) : "",
                w->site != NPT_SITE_COUNT ? ")" : "");
-    print_line(out, "", "%s%s%s%s", w->exception, raised ? " \"" : "", w->text,
-               raised ? "\"" : "");
+    print_line(out, "", "%s%s%s%s", w->exception, raised ? " \"" : "", w->text, raised ? "\"" : "");
     print_line(out, "", "seen in %s; npt: %s", w->seen, w->instead);
 }
 

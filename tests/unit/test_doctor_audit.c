@@ -395,6 +395,46 @@ static void values_that_are_not_finite_are_found(void **state)
     done(p, directory);
 }
 
+/* A header one byte longer puts every tensor at an odd address. */
+static void make_odd(const char *directory)
+{
+    char *path = npt_path_join(directory, "model.safetensors"), *data;
+    size_t bytes;
+    assert_int_equal(npt_read_file(path, 1 << 24, &data, &bytes), NPT_OK);
+    uint64_t header = 0;
+    for (int i = 7; i >= 0; i--) header = header << 8 | (uint8_t)data[i];
+    char *odd = malloc(bytes + 1);
+    assert_non_null(odd);
+    memcpy(odd, data, 8 + header);
+    odd[8 + header] = ' ';
+    memcpy(odd + 9 + header, data + 8 + header, bytes - 8 - header);
+    header++;
+    for (int i = 0; i < 8; i++) odd[i] = (char)(header >> (8 * i));
+    assert_int_equal(npt_write_file(path, odd, bytes + 1), NPT_OK);
+    free(odd);
+    npt_free(data);
+    npt_free(path);
+}
+
+static void tensors_at_odd_addresses(void **state)
+{
+    (void)state;
+    char *directory = broken(NULL, 0);
+    make_odd(directory);
+    npt_train_options o = plan_options(directory);
+    planned p = plan_of(&o, true);
+    check_action(&p, "gate/up/down", "BF16", "aligned_copy");
+    assert_true(loads(&o));
+    /* all that training reads, once: BF16 */
+    const int64_t head = 272 * 32 * 2, norm = 32 * 2;
+    assert_int_equal(plan_number(&p, "memory.weights_copied"),
+                     plan_number(&p, "memory.weights_mapped") - head - norm);
+    json_decref(p.root);
+    o.precision.use_quantization = true;
+    p = expect(&o, false, NPT_VERDICT_WOULD_FAIL, "unaligned", "q/k/v/o");
+    done(p, directory);
+}
+
 static void tensors_nobody_asked_for_do_not_matter(void **state)
 {
     (void)state;
@@ -427,6 +467,7 @@ int main(void)
         NPT_CASE("the embedding is scanned for its look-ups",
                  the_embedding_is_scanned_for_its_lookups),
         NPT_CASE("values that are not finite are found", values_that_are_not_finite_are_found),
+        NPT_CASE("tensors at odd addresses", tensors_at_odd_addresses),
         NPT_CASE("tensors nobody asked for do not matter", tensors_nobody_asked_for_do_not_matter),
     };
     return npt_test_run("doctor plan: files", cases, NPT_COUNT(cases));
