@@ -54,13 +54,14 @@ static json_t *describe_layers(const npt_adapters *adapters)
 json_t *npt_describe_adapter(const npt_train_options *o, const npt_setup *setup,
                              const npt_adapters *adapters)
 {
-    return json_pack("{s:s, s:o, s:i, s:s, s:f, s:o, s:s, s:o, s:s, s:I}", "peft_type", "NPT",
-                     "base_model_name_or_path",
-                     npt_describe_text(o->model_name != NULL ? o->model_name : setup->model->directory),
-                     "r", adapters->rank, "modulation", adapters->kind->name, "modulation_scale",
-                     o->modulation_scale, "layers", describe_layers(adapters), "adapter_dtype",
-                     npt_dtype_name(adapters->dtype), "policy", describe_policy(&setup->policy),
-                     "npt_version", npt_version(), "seed", (json_int_t)o->seed);
+    return json_pack(
+        "{s:s, s:o, s:i, s:s, s:f, s:o, s:s, s:o, s:s, s:I}", "peft_type", "NPT",
+        "base_model_name_or_path",
+        npt_describe_text(o->model_name != NULL ? o->model_name : setup->model->directory), "r",
+        adapters->rank, "modulation", adapters->kind->name, "modulation_scale", o->modulation_scale,
+        "layers", describe_layers(adapters), "adapter_dtype", npt_dtype_name(adapters->dtype),
+        "policy", describe_policy(&setup->policy), "npt_version", npt_version(), "seed",
+        (json_int_t)o->seed);
 }
 
 json_t *npt_describe_settings(const npt_train_options *o, const npt_setup *setup,
@@ -85,8 +86,9 @@ json_t *npt_describe_settings(const npt_train_options *o, const npt_setup *setup
     json_object_set_new(
         s, "dataset_name",
         npt_describe_text(o->data.dataset_name != NULL ? o->data.dataset_name : "(bundled)"));
-    json_object_set_new(s, "dataset_split",
-                        npt_describe_text(o->data.dataset_split != NULL ? o->data.dataset_split : ""));
+    json_object_set_new(
+        s, "dataset_split",
+        npt_describe_text(o->data.dataset_split != NULL ? o->data.dataset_split : ""));
     json_object_set_new(s, "max_length", json_integer(o->data.max_length));
     json_object_set_new(s, "num_samples", json_integer(o->data.num_samples));
     json_object_set_new(s, "batch_size", json_integer(o->batch_size));

@@ -401,6 +401,33 @@ static void would_rows_are_those_of_the_table(void **state)
     free(model);
 }
 
+/* Whatever allocation fails, the plan says so and gives everything back. */
+static void every_allocation_may_fail(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"tests/golden/models/nf4-double",
+                                        "tests/golden/models/qwen2"};
+    for (size_t m = 0; m < NPT_COUNT(names); m++) {
+        char *model = npt_test_path(names[m]);
+        npt_train_options o = plan_options(model);
+        o.compute.threads = 1;
+        o.precision.mixed_precision = NPT_F16;
+        npt_status status = NPT_E_NOMEM;
+        long n = 0;
+        while (status != NPT_OK && n < 100000) {
+            npt_alloc_fail_at(++n);
+            planned p = plan_run(&o, true);
+            npt_alloc_fail_at(0);
+            status = p.status;
+            json_decref(p.root);
+            if (status != NPT_OK) assert_int_equal(status, NPT_E_NOMEM);
+        }
+        assert_int_equal(status, NPT_OK);
+        assert_true(n > 20);
+        free(model);
+    }
+}
+
 int main(void)
 {
     const npt_case cases[] = {
@@ -411,6 +438,7 @@ int main(void)
                  plan_is_what_a_run_does),
         NPT_CASE("layers, modulation, rank and regularizer count", options_of_adapters_count),
         NPT_CASE("every tensor of the files is counted once", files_are_counted),
+        NPT_CASE("every allocation may fail", every_allocation_may_fail),
         NPT_CASE("WOULD rows do not change the verdict", would_rows_are_those_of_the_table),
     };
     return npt_test_run("doctor plan", cases, NPT_COUNT(cases));
