@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "tensor/dtype.h"
+
 /* A row has a finding where its values are of no use: not finite, or more error than value. It is a
  * culprit where nothing that it read explains that. What a site reads is the table below: the
  * sequence of block.c and adapter_lowrank.c as data. */
@@ -120,10 +122,52 @@ static npt_finding finding_of(const npt_probe_row *row)
     return row->flushed > useless ? NPT_FINDING_UNDERFLOW : NPT_FINDING_PRECISION;
 }
 
+/* Whether `reader` read `row`. */
+static bool reads(const npt_probe *probe, const npt_probe_row *reader, const npt_probe_row *row)
+{
+    const flow *f = &flows[reader->site][reader->direction];
+    for (int i = 0; i < 6 && f->from[i].ends; i++) {
+        const npt_probe_row *in = reader;
+        while ((in = find_input(probe, reader, f->from[i], in)) != NULL && in >= row)
+            if (in == row) return true;
+    }
+    return false;
+}
+
+/* The largest error of what a reader read besides `row`. */
+static double error_of_others(const npt_probe *probe, const npt_probe_row *reader,
+                              const npt_probe_row *row)
+{
+    double error = npt_dtype_epsilon(reader->dtype);
+    const flow *f = &flows[reader->site][reader->direction];
+    for (int i = 0; i < 6 && f->from[i].ends; i++) {
+        const npt_probe_row *in = find_input(probe, reader, f->from[i], reader);
+        if (in != NULL && in->site != row->site) error = fmax(error, in->error);
+    }
+    return error;
+}
+
+/* A value may be nothing but error and change nothing: an adapter that has hardly begun makes a u
+ * of 1e-7, and half of 1 + sigmoid(u) does not know. Then no reader is worse than the rest of what
+ * it reads. */
+static bool is_harmless(const npt_probe *probe, const npt_probe_row *row)
+{
+    bool read = false;
+    for (const npt_probe_row *r = row + 1; r < probe->rows + probe->count; r++) {
+        if (!reads(probe, r, row)) continue;
+        read = true;
+        if (!(r->error <= 4 * error_of_others(probe, r, row))) return false;
+    }
+    return read;
+}
+
 static void judge_row(npt_probe *probe, npt_probe_row *row)
 {
     const inputs in = inputs_of(probe, row);
     row->finding = finding_of(row);
+    if ((row->finding == NPT_FINDING_UNDERFLOW || row->finding == NPT_FINDING_PRECISION) &&
+        is_harmless(probe, row))
+        row->finding = NPT_FINDING_NONE;
     row->growth = in.error > 0 ? row->error / in.error : row->error > 0 ? (double)INFINITY : NAN;
     if (row->finding == NPT_FINDING_NONE || in.finding) return;
     bool finite = row->survey.nonfinite == 0;
@@ -260,7 +304,7 @@ static void advise_site(const npt_probe *probe, const npt_probe_row *row, char *
     else if (row->finding == NPT_FINDING_UNDERFLOW && row->direction == NPT_BACKWARD)
         snprintf(text, bytes,
                  "%s: %.0f %% of the gradient is flushed to zero in %s: raise --initial_loss_scale "
-                 "(%s overflows nothing), or %s.",
+                 "(up to %s nothing overflows), or %s.",
                  label, 100 * row->flushed, npt_dtype_name(row->dtype),
                  npt_scale_text(probe->settles_at, scale), wider);
     else if (row->finding == NPT_FINDING_UNDERFLOW)

@@ -58,6 +58,11 @@ double npt_dtype_smallest_normal(npt_dtype dtype)
     return dtype == NPT_F16 ? 0x1p-14 : 0x1p-126;
 }
 
+double npt_dtype_epsilon(npt_dtype dtype)
+{
+    return dtype == NPT_F16 ? 0x1p-10 : dtype == NPT_BF16 ? 0x1p-7 : 0x1p-23;
+}
+
 npt_dtype npt_dtype_from_word(const char *word)
 {
     if (word == NULL) return NPT_DTYPE_NONE;
