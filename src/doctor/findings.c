@@ -128,37 +128,64 @@ static bool reads(const npt_probe *probe, const npt_probe_row *reader, const npt
     const flow *f = &flows[reader->site][reader->direction];
     for (int i = 0; i < 6 && f->from[i].ends; i++) {
         const npt_probe_row *in = reader;
-        while ((in = find_input(probe, reader, f->from[i], in)) != NULL && in >= row)
+        const source *s = &f->from[i];
+        if (s->site != row->site || s->direction != row->direction) continue;
+        while ((in = find_input(probe, reader, *s, in)) != NULL && in >= row)
             if (in == row) return true;
     }
     return false;
 }
 
-/* The largest error of what a reader read besides `row`. */
+/* The largest error of what a reader read besides `row`, of what is sound: the rest may be spoilt
+ * by the same cause. */
 static double error_of_others(const npt_probe *probe, const npt_probe_row *reader,
                               const npt_probe_row *row)
 {
+    const double sound = 0.125;
     double error = npt_dtype_epsilon(reader->dtype);
     const flow *f = &flows[reader->site][reader->direction];
     for (int i = 0; i < 6 && f->from[i].ends; i++) {
         const npt_probe_row *in = find_input(probe, reader, f->from[i], reader);
-        if (in != NULL && in->site != row->site) error = fmax(error, in->error);
+        if (in != NULL && in->site != row->site && in->error < sound)
+            error = fmax(error, in->error);
     }
     return error;
 }
 
+/* The gradients of weights read these, beside the rows that do. */
+static bool makes_weight_gradient(const npt_probe_row *row)
+{
+    if (row->direction == NPT_FORWARD)
+        return row->student && (row->site == NPT_SITE_Z || row->site == NPT_SITE_ADAPTER_IN);
+    return row->site == NPT_SITE_Z || row->site == NPT_SITE_ADD || row->site == NPT_SITE_U;
+}
+
 /* A value may be nothing but error and change nothing: an adapter that has hardly begun makes a u
- * of 1e-7, and half of 1 + sigmoid(u) does not know. Then no reader is worse than the rest of what
- * it reads. */
+ * of 1e-7, and half of 1 + sigmoid(u) does not know; a gradient that comes through attention may be
+ * lost in F16 and be nothing beside the one that comes through the residual. Such a row is
+ * harmless: whoever reads it is no worse than the rest of what it reads, or is harmless itself.
+ * Rows are asked from the last to the first, so that the answer of every reader is there. */
 static bool is_harmless(const npt_probe *probe, const npt_probe_row *row)
 {
     bool read = false;
+    if (makes_weight_gradient(row)) return false;
     for (const npt_probe_row *r = row + 1; r < probe->rows + probe->count; r++) {
         if (!reads(probe, r, row)) continue;
         read = true;
-        if (!(r->error <= 4 * error_of_others(probe, r, row))) return false;
+        const bool worse = !(r->error <= 4 * error_of_others(probe, r, row));
+        if (worse && (row->direction != NPT_BACKWARD || !r->harmless)) return false;
     }
     return read;
+}
+
+/* Only rows that are mostly error are asked, and those between them and the end of their harm. */
+static void find_harmless(npt_probe *probe)
+{
+    for (size_t i = probe->count; i-- > 0;) {
+        npt_probe_row *row = &probe->rows[i];
+        row->harmless = row->survey.nonfinite == 0 &&
+                        row->error > 4 * npt_dtype_epsilon(row->dtype) && is_harmless(probe, row);
+    }
 }
 
 static void judge_row(npt_probe *probe, npt_probe_row *row)
@@ -166,7 +193,7 @@ static void judge_row(npt_probe *probe, npt_probe_row *row)
     const inputs in = inputs_of(probe, row);
     row->finding = finding_of(row);
     if ((row->finding == NPT_FINDING_UNDERFLOW || row->finding == NPT_FINDING_PRECISION) &&
-        is_harmless(probe, row))
+        row->harmless)
         row->finding = NPT_FINDING_NONE;
     row->growth = in.error > 0 ? row->error / in.error : row->error > 0 ? (double)INFINITY : NAN;
     if (row->finding == NPT_FINDING_NONE || in.finding) return;
@@ -199,6 +226,7 @@ void npt_probe_judge(npt_probe *probe)
 {
     probe->first = NULL;
     probe->verdict = NPT_VERDICT_FINE;
+    find_harmless(probe);
     for (size_t i = 0; i < probe->count; i++) {
         npt_probe_row *row = &probe->rows[i];
         judge_row(probe, row);
