@@ -228,7 +228,7 @@ const npt_explain_rule npt_explain_rules[] = {
     {KIND(RECOMPUTE_METADATA),
      NPT_EXPLAIN_ERROR,
      2000000,
-     "saved metadata: ?\\{[^{}]{0,300}?dtype: ?torch\\.(?<a>\\w+)[^{}]{0,300}\\}[^{}]{0,60}"
+     "saved metadata: ?\\{[^{}]{0,300}?dtype: ?torch\\.(?<a>\\w++)[^{}]{0,300}\\}[^{}]{0,60}"
      "recomputed metadata: ?\\{[^{}]{0,300}?dtype: ?torch\\.(?!\\k<a>\\b)(?<b>\\w+)",
      {"recomputed values for the following tensors have different metadata"},
      NO_MORE,
@@ -304,7 +304,8 @@ const npt_explain_rule npt_explain_rules[] = {
     {KIND(MLP_PRODUCT_OVERFLOW),
      NPT_EXPLAIN_SYMPTOM,
      260,
-     "\\bmlps?\\b|feed[- ]?forward|\\bffn\\b|gate_proj|up_proj|down_proj|swiglu|\\bsilu|geglu|"
+     "\\bmlps?\\b|(?<!_)feed[- "
+     "]?forward|\\bffn\\b|gate_proj|up_proj|down_proj|swiglu|\\bsilu|geglu|"
      "gated (?:unit|activation|product)|act_fn",
      {NANS, FP16 "|65504|6[5-9],?\\d{3}\\b"},
      NO_MORE,
@@ -350,7 +351,7 @@ const npt_explain_rule npt_explain_rules[] = {
      "(?:length|size)|n_?u?batch|context[ "
      "_-]?length|tokens)[^\\n]{0,25}?(?:\\d|larger|bigger|longer)|"
      "(?<![_\\w])(?:batch[ _-]?sizes?|batches|sequence[ _-]?lengths?|seq_?len|prompt[ _-]?length|"
-     "prompts|sequences|n_?u?batch)[^\\n]{0,25}?(?:larger|bigger|longer|greater|more|above|"
+     "prompts|sequences|n_?u?batch|-ub)[^\\n]{0,25}?(?:larger|bigger|longer|greater|more|above|"
      "exceed\\w*|"
      "over|beyond|of|>=?) ?(?:than|of)? ?(?:about )?\\d+",
      {NANS "|wrong (?:values|results?|outputs?|numbers|answers?|logits)|" GARBAGE,
@@ -457,7 +458,7 @@ const npt_explain_rule npt_explain_rules[] = {
       ")?(?:same|identical|match)|worse\\w*|chang\\w+|degrad\\w*|mismatch|"
       "drop\\w*|diverg\\w*|no longer|forg[eo]t\\w*|broken|" GARBAGE
       "|does ?n.t match|los(?:t|es) "},
-     {"merge conflict|dataset"},
+     {"\\bgit\\b|overwritten|conflict|\\bbranch|pull request|dataset"},
      NULL},
     {KIND(ADAPTER_DTYPE_ON_LOAD),
      NPT_EXPLAIN_SYMPTOM,
@@ -470,7 +471,8 @@ const npt_explain_rule npt_explain_rules[] = {
       "becom\\w+|became|turn\\w*|chang\\w+|cast\\b|casts|converted|upcast\\w*|twice|doubl\\w*|"
       "halv\\w*|"
       "half the size|com(?:es?|ing) back|came back|end\\w* up|instead of|autocast_adapter_dtype|"
-      "different dtype|even though|although|silently|(?:is|are) (?:suddenly |now |again )?(?:in "
+      "\\bagain\\b|different dtype|even though|although|silently|(?:is|are) (?:suddenly |now "
+      "|again )?(?:in "
       ")?(?:float|fp|bf)"},
      {"merg(?:e|ed|ing)\\b", "\\bloss\\b|" NANS},
      NULL},
@@ -603,7 +605,9 @@ const size_t npt_explain_rule_count = sizeof(npt_explain_rules) / sizeof(npt_exp
 
 const char npt_explain_other_error[] =
     "(?<![\\w.])(?<!except )(?<!raise )(?<!class )(?<!import )(?:[A-Za-z_]\\w*\\.)*"
-    "[A-Z]\\w*(?:Error|Exception|Timeout|Failure)\\b(?:\\([A-Z]\\w+\\))?(?=:[ \\n]|\\n|\\z)|"
+    "[A-Z]\\w*(?:Error|Exception|Timeout|Failure)\\b(?:\\([A-Z]\\w+\\))?(?=:[ \\n])|"
+    /* alone on its line; pytest repeats the name behind a line number */
+    "(?<![\\w.:])(?<!: )(?:[A-Za-z_]\\w*\\.)*[A-Z]\\w*(?:Error|Exception)(?=\\n|\\z)|"
     "CUDA out of memory|CUDA error:|[Ss]egmentation fault|core dumped|collective operation timeout|"
     "CUBLAS_STATUS_\\w+|CUDNN_STATUS_\\w+|device-side assert|No matching distribution|"
     "command not found|No such file or directory|ModuleNotFound|No module named";
