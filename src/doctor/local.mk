@@ -5,5 +5,6 @@ libnptcore_la_SOURCES += \
   src/doctor/explain.c \
   src/doctor/explain_text.c \
   src/doctor/explain_pattern.c \
-  src/doctor/explain_rules.c \
+  src/doctor/explain_errors.c \
+  src/doctor/explain_symptoms.c \
   src/doctor/explain_table.c

@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 
+#include "base/memory.h"
 #include "doctor/explain.h"
 
 /* npt doctor explain: the texts of tests/explain, and what is not text at all. */
@@ -324,6 +325,24 @@ static void no_text_takes_long(void **state)
     free(text);
 }
 
+static void lack_of_memory_is_a_failure(void **state)
+{
+    (void)state;
+    FILE *out = fopen("/dev/null", "w");
+    npt_verdict verdict = NPT_VERDICT_NUMERIC;
+    long n = 1;
+    assert_non_null(out);
+    for (npt_status status = NPT_E_NOMEM; status != NPT_OK; n += n < 40 ? 1 : 13) {
+        npt_alloc_fail_at(n);
+        status = npt_doctor_explain(plain, strlen(plain), true, out, &verdict);
+        npt_alloc_fail_at(0);
+        assert_true(status == NPT_OK || status == NPT_E_NOMEM);
+        assert_int_equal(verdict, status == NPT_OK ? NPT_VERDICT_FINE : NPT_VERDICT_NUMERIC);
+    }
+    assert_true(n > 100);
+    fclose(out);
+}
+
 static void text_for_a_person_fits_80_columns(void **state)
 {
     (void)state;
@@ -352,6 +371,7 @@ int main(void)
         NPT_CASE("bytes that are no text are unknown", bytes_that_are_no_text_are_unknown),
         NPT_CASE("long texts count by their ends", long_texts_count_by_their_ends),
         NPT_CASE("no text takes long", no_text_takes_long),
+        NPT_CASE("lack of memory is a failure", lack_of_memory_is_a_failure),
         NPT_CASE("text for a person fits 80 columns", text_for_a_person_fits_80_columns),
     };
     return npt_test_run("explain", cases, NPT_COUNT(cases));
