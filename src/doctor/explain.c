@@ -17,6 +17,7 @@
  * wins. A claim that is not sure is not made. */
 
 enum { LINE_MAX_SHOWN = 400, WIDTH = 80, LABEL = 7, MATCHES_MAX = 4000 };
+enum { SYMPTOM_HEAD = 32 * 1024, SYMPTOM_TAIL = 128 * 1024 };
 
 /* The last place where a rule holds, in bytes of clean. */
 typedef struct finding {
@@ -108,16 +109,26 @@ static npt_status find_rule(const npt_explain_rule *rule, const npt_explain_text
     npt_explain_match match;
     npt_status status;
     bool ready = false;
+    /* people describe before or after a log, not in it */
+    size_t stop = rule->level == NPT_EXPLAIN_SYMPTOM && length > SYMPTOM_HEAD + SYMPTOM_TAIL
+                      ? SYMPTOM_HEAD
+                      : length;
 
     NPT_TRY_GOTO(status, done,
                  npt_explain_pattern_open(
                      &m.pattern, rule->pattern,
                      dense ? NPT_EXPLAIN_BLANK_IS_NOTHING : NPT_EXPLAIN_BLANK_IS_SPACE, true));
-    for (size_t at = 0, count = 0; at < length && count < MATCHES_MAX; count++) {
-        if (!npt_explain_pattern_find(m.pattern, subject, length, at, &match)) break;
+    for (size_t at = 0, count = 0; at < length && count < MATCHES_MAX;) {
+        if (!npt_explain_pattern_find(m.pattern, subject, stop, at, &match)) {
+            if (stop == length) break;
+            at = length - SYMPTOM_TAIL;
+            stop = length;
+            continue;
+        }
         at = match.end > match.begin ? match.end : match.end + 1;
         if (!ready) NPT_TRY_GOTO(status, done, open_context(&m, rule));
         ready = true;
+        count += m.near[0] != NULL || m.absent[0] != NULL; /* the others cost nothing */
         if (match.end == match.begin) continue;
         const size_t begin = dense ? text->origin[match.begin] : match.begin;
         const size_t end = dense ? text->origin[match.end - 1] + 1 : match.end;

@@ -202,7 +202,7 @@ const npt_explain_rule npt_explain_texts[] = {
     /* ---- Recomputation ---- */
     {KIND(RECOMPUTE_METADATA),
      NPT_EXPLAIN_ERROR,
-     2000000,
+     200000,
      "saved metadata: ?\\{[^{}]{0,300}?dtype: "
      "?torch\\.(?<a>\\w++)[^{}]{0,300}\\}[^{}]{0,60}recomputed metadata: ?\\{[^{}]{0,300}?dtype: "
      "?torch\\.(?!\\k<a>\\b)(?<b>\\w+)",

@@ -313,7 +313,7 @@ static void no_text_takes_long(void **state)
         "batch size of ",
         "NaN ",
     };
-    const size_t bytes = 200 * 1000;
+    const size_t bytes = 60 * 1000;
     char *text = malloc(bytes + 64);
     assert_non_null(text);
     for (size_t i = 0; i < NPT_COUNT(pieces); i++) {
