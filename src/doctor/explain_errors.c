@@ -209,8 +209,13 @@ const npt_explain_rule npt_explain_texts[] = {
      {"recomputed values for the following tensors have different metadata"},
      NO_MORE,
      "Activation checkpointing saved a {a} tensor and recomputed a {b} one."},
-    {KIND(NEAR_MISS), NPT_EXPLAIN_ERROR, 0,
-     "recomputed values for the following tensors have different metadata", NO_MORE, NO_MORE,
+    {KIND(NEAR_MISS),
+     NPT_EXPLAIN_ERROR,
+     200000,
+     "recomputed values for the following tensors have different metadata",
+     NO_MORE,
+     {"'dtype': torch\\.(\\w++)[^{}]{0,300}\\}[^{}]{0,60}recomputed metadata: \\{[^{}]{0,300}?"
+      "'dtype': torch\\.(?!\\1\\b)"},
      "Activation checkpointing recomputed tensors with other metadata, but no listed pair differs "
      "in dtype: where only shapes differ it is sharding (FSDP, ZeRO-3) or input that changes "
      "between the two passes."},

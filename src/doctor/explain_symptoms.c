@@ -221,7 +221,7 @@ const npt_explain_rule npt_explain_symptoms[] = {
      "\\b(?:torch\\.)?u?int8\\b|\\bbytes?\\b dtype",
      {ADAPTER "|dtype", QUANTIZED,
       "becom\\w+|became|creat\\w+|turn\\w*|come out|came out|end\\w* "
-      "up|are|is|infer\\w*|report\\w*|return\\w*|wrong|instead"},
+      "up|are|is|ha(?:ve|s)|infer\\w*|report\\w*|return\\w*|wrong|instead"},
      {"load_in_8bit"},
      NULL},
     {KIND(MERGE_DIFFERS),
