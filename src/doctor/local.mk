@@ -7,8 +7,9 @@ libnptcore_la_SOURCES += \
   src/doctor/casts.h \
   src/doctor/explain.c \
   src/doctor/explain.h \
+  src/doctor/explain_errors.c \
+  src/doctor/explain_symptoms.c \
   src/doctor/explain_pattern.c \
-  src/doctor/explain_rules.c \
   src/doctor/explain_table.c \
   src/doctor/explain_text.c \
   src/doctor/findings.c \

@@ -174,10 +174,11 @@ static void print_group(const npt_audit *audit, const npt_audit_group *g, FILE *
 {
     const npt_audit_scan *s = &g->scan;
     char shown[NPT_SHOW_BYTES];
-    fprintf(out, "%*s%-13s%7" PRId64 " %12" PRId64 "  %-8s%-7s%-7s%-8s%s%s\n", INDENT, "", g->name,
+    fprintf(out, "%*s%-13s%7" PRId64 " %12" PRId64 "  %-8s%-7s%-7s%-8s", INDENT, "", g->name,
             g->tensors, g->elements, dtype_or_dash(g->file),
             g->used ? dtype_or_dash(g->config) : "-", dtype_or_dash(g->record),
-            dtype_or_dash(g->planned), action_text(g), g->mismatch ? "  MISMATCH" : "");
+            dtype_or_dash(g->planned));
+    fprintf(out, g->mismatch ? "%-18s  MISMATCH\n" : "%s\n", action_text(g));
     if (!audit->scanned || s->overflowed + s->flushed + s->nonfinite == 0) return;
     print_line(out, "",
                "  scanned: %" PRIu64 " of %" PRIu64 " become infinite, %" PRIu64

@@ -294,7 +294,6 @@ npt_status npt_doctor_probe(const npt_train_options *options, const npt_doctor_o
     npt_trainer t = {.options = *options, .report = &report};
     npt_probe probe = {0};
     t.options.dry_run = true; /* no output directory is needed */
-    t.options.gradient_accumulation_steps = 1;
     t.options.eval_dataset = NULL;
     NPT_TRY(npt_train_options_check(&t.options));
     npt_status status = npt_trainer_open(&t);
