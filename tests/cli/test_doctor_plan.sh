@@ -96,6 +96,16 @@ run pretrain $short --use_fp16 --output_dir "$work/run"
 passes 'a run with these flags'
 says 'logs that digest' err "cast digest $digest"
 is_true 'and records it' [ "$(number cast_digest "$work/run/metrics.jsonl")" = "\"$digest\"" ]
+run pretrain --dry_run --use_fp16
+cp "$work/err" "$work/notes"
+run doctor plan --use_fp16
+sed -n '/^MEMORY/,/^WOULD/p' "$work/out" | tr '\n' ' ' | tr -s ' ' >"$work/memory"
+different=
+for name in adapters masters moments gradients 'activations at most'; do
+    mib=$(sed -n "s/^npt: memory: $name \([0-9.]*\) MiB.*/\1/p" "$work/notes")
+    grep -q " $name $mib[, ]" "$work/memory" || different="$different $name"
+done
+is_true 'a dry run speaks of the same memory' [ -z "$different" ]
 # shellcheck disable=SC2086
 run doctor plan $short --use_fp16 --output_dir "$work/none" --batch_size 2 --distill layerwise \
     --learning_rate 1e-3 --log_steps 5 --dataset_name "$NPT_DATADIR/train.jsonl" --seed 3
