@@ -103,7 +103,7 @@ sed -n '/^MEMORY/,/^WOULD/p' "$work/out" | tr '\n' ' ' | tr -s ' ' >"$work/memor
 different=
 for name in adapters masters moments gradients 'activations at most'; do
     mib=$(sed -n "s/^npt: memory: $name \([0-9.]*\) MiB.*/\1/p" "$work/notes")
-    grep -q " $name $mib[, ]" "$work/memory" || different="$different $name"
+    grep -q " $name ${mib}[, ]" "$work/memory" || different="$different $name"
 done
 is_true 'a dry run speaks of the same memory' [ -z "$different" ]
 # shellcheck disable=SC2086
