@@ -31,3 +31,7 @@ tests_doctor_test_equal_inputs_test_CPPFLAGS = $(golden_flags)
 check_PROGRAMS += tests/unit/test_digest.test
 tests_unit_test_digest_test_SOURCES = tests/unit/test_digest.c tests/npt_test.h
 tests_unit_test_digest_test_CPPFLAGS = $(golden_flags)
+check_PROGRAMS += tests/doctor/test_probe.test
+tests_doctor_test_probe_test_SOURCES = tests/doctor/test_probe.c tests/unit/temp_dir.h \
+  $(golden_case)
+tests_doctor_test_probe_test_CPPFLAGS = $(golden_flags)
