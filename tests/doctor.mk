@@ -35,3 +35,4 @@ check_PROGRAMS += tests/doctor/test_probe.test
 tests_doctor_test_probe_test_SOURCES = tests/doctor/test_probe.c tests/unit/temp_dir.h \
   $(golden_case)
 tests_doctor_test_probe_test_CPPFLAGS = $(golden_flags)
+dist_check_SCRIPTS += tests/cli/test_doctor_probe.sh
