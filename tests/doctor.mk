@@ -18,6 +18,21 @@ tests_doctor_test_seeded_faults_test_SOURCES = tests/doctor/test_seeded_faults.c
   tests/unit/temp_dir.h $(golden_case)
 tests_doctor_test_seeded_faults_test_CPPFLAGS = $(golden_flags)
 
+# The plan, beside runs that are really set up, and on checkpoints broken on purpose.
+check_PROGRAMS += tests/unit/test_doctor_plan.test
+tests_unit_test_doctor_plan_test_SOURCES = tests/unit/test_doctor_plan.c \
+  tests/unit/doctor_plan.h tests/npt_test.h
+tests_unit_test_doctor_plan_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
+check_PROGRAMS += tests/unit/test_doctor_audit.test
+tests_unit_test_doctor_audit_test_SOURCES = tests/unit/test_doctor_audit.c \
+  tests/unit/doctor_plan.h tests/unit/temp_dir.h tests/npt_test.h
+tests_unit_test_doctor_audit_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
+check_PROGRAMS += tests/unit/test_doctor_untouched.test
+tests_unit_test_doctor_untouched_test_SOURCES = tests/unit/test_doctor_untouched.c \
+  tests/unit/doctor_plan.h tests/unit/temp_dir.h tests/npt_test.h
+tests_unit_test_doctor_untouched_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
+dist_check_SCRIPTS += tests/cli/test_doctor_plan.sh
+
 # What a pasted error means.
 check_PROGRAMS += tests/unit/test_explain.test
 tests_unit_test_explain_test_SOURCES = tests/unit/test_explain.c tests/npt_test.h

@@ -37,6 +37,16 @@ static const npt_flag probe_flags[] = {
      "show sites of these blocks only: 3-5, 0,2 or all; the first culprit is always shown"},
     {NULL, NPT_FLAG_BOOL, 0, 0, 0, NULL, NULL, NULL, NULL}};
 
+static const npt_flag plan_flags[] = {
+    RECIPE,
+    {"json", NPT_FLAG_BOOL, AT(options.json), 0, 0, NULL, NULL, NULL,
+     "print JSON, npt-doctor-plan/1"},
+    {"scan", NPT_FLAG_BOOL, AT(options.scan), 0, 0, NULL, NULL, NULL,
+     "read the weights, too, and count the values that the planned dtype cannot hold"},
+    {"all", NPT_FLAG_BOOL, AT(options.all), 0, 0, NULL, NULL, NULL,
+     "show the casts of every layer, not one row for layers that are alike"},
+    {NULL, NPT_FLAG_BOOL, 0, 0, 0, NULL, NULL, NULL, NULL}};
+
 typedef npt_status doctor_call(const npt_train_options *options, const npt_doctor_options *doctor,
                                FILE *out, npt_verdict *verdict);
 
@@ -73,6 +83,21 @@ static int run(const npt_flag_set *as, const npt_flag *flags, doctor_call *call,
     code =
         npt_cli_exit_code(set.command, call(&request.options, &doctor.options, stdout, &verdict));
     return npt_cli_finish(set.command, code != 0 ? code : (int)verdict);
+}
+
+int npt_command_doctor_plan(int argc, char **argv)
+{
+    static const npt_flag_set as = {
+        .command = "doctor plan",
+        .purpose =
+            "Says what the run that these flags of npt pretrain describe would do, from headers "
+            "only: every dtype and the rule that decides it, every cast, what the files hold "
+            "against what config.json says, memory, and what the same choice does in other "
+            "programs. --output_dir is not needed. Nothing is written.",
+        .closing = "Exit codes: 0 fine, 1 a warning, 2 npt pretrain would refuse it, 3 values that "
+                   "are not finite,\nor lost; 1 also where the plan failed, 2 where the request is "
+                   "wrong."};
+    return run(&as, plan_flags, npt_doctor_plan, argc, argv);
 }
 
 int npt_command_doctor_probe(int argc, char **argv)

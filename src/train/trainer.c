@@ -281,7 +281,7 @@ static npt_status open_run(npt_trainer *t)
     npt_describe_log(&t->setup, &t->adapters, &t->distiller);
     NPT_TRY(npt_trainer_open_data(t));
     if (o->dry_run)
-        return npt_describe_dry_run(o, &t->setup, &t->adapters, t->arena, t->state.total_steps);
+        return npt_describe_dry_run(o, &t->setup, t->arena, t->state.total_steps);
     NPT_TRY(npt_trainer_load(t, true));
     npt_advise_rate(o, t->state.total_steps);
     return start_output(t);
