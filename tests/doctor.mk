@@ -40,3 +40,14 @@ EXTRA_DIST += tests/explain/known.txt tests/explain/unrelated.txt
 check_PROGRAMS += tests/fuzz/fuzz_explain.test
 tests_fuzz_fuzz_explain_test_SOURCES = tests/fuzz/fuzz_explain.c tests/fuzz/driver.c
 dist_check_SCRIPTS += tests/cli/test_explain.sh
+check_PROGRAMS += tests/doctor/test_equal_inputs.test
+tests_doctor_test_equal_inputs_test_SOURCES = tests/doctor/test_equal_inputs.c $(golden_case)
+tests_doctor_test_equal_inputs_test_CPPFLAGS = $(golden_flags)
+check_PROGRAMS += tests/unit/test_digest.test
+tests_unit_test_digest_test_SOURCES = tests/unit/test_digest.c tests/npt_test.h
+tests_unit_test_digest_test_CPPFLAGS = $(golden_flags)
+check_PROGRAMS += tests/doctor/test_probe.test
+tests_doctor_test_probe_test_SOURCES = tests/doctor/test_probe.c tests/unit/temp_dir.h \
+  $(golden_case)
+tests_doctor_test_probe_test_CPPFLAGS = $(golden_flags)
+dist_check_SCRIPTS += tests/cli/test_doctor_probe.sh
