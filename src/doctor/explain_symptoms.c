@@ -232,8 +232,7 @@ const npt_explain_rule npt_explain_symptoms[] = {
      {ADAPTER "|" QUANTIZED "|unload",
       "differ\\w*|not (?:be )?(?:the "
       ")?(?:same|identical|match)|worse\\w*|chang\\w+|degrad\\w*|mismatch|drop\\w*|diverg\\w*|no "
-      "longer|forg[eo]t\\w*|broken|" GARBAGE
-      "|does ?n.t match|los(?:t|es|s of) "
+      "longer|forg[eo]t\\w*|broken|" GARBAGE "|does ?n.t match|los(?:t|es|s of) "
       "|\\bdiff\\b|discrepan\\w*|inconsisten\\w*|abnormal|unexpected|as if|never (?:been "
       ")?(?:fine-?tuned|trained)|\xe4\xb8\x8d\xe4\xb8\x80\xe8\x87\xb4"},
      {"\\bgit\\b|overwritten|conflict|\\bbranch|pull request|dataset"},

@@ -81,6 +81,21 @@ narrow() { ! grep -qE '.{101}' "$work/out"; }
     refused 'a fault in a layer that is not there' 2 'layer 99; the model has 5' doctor probe $short
     unset NPT_DEBUG_FAULT
 
+    (
+        ulimit -v 300000 2>/dev/null || exit 0
+        NPT_DEBUG_FAULT=
+        run doctor probe --use_fp16 --threads 1 --batch_size 64 --backend native
+        echo "$code" >"$work/code"
+    )
+    if [ -s "$work/code" ]; then
+        code=$(cat "$work/code")
+        ends 'a batch that does not fit' 1
+        says 'is refused with what it needs and what there is' err \
+            'the probe of [0-9]+ tokens needs about [0-9.]+ GiB .* and [0-9.]+ GiB are there; take fewer'
+    else
+        skip 'a batch that does not fit' 'memory cannot be limited here'
+    fi
+
     # ---- --strict ----
     steps="$short --max_steps 4 --log_steps 1"
     fault cast:L02.adapter_in=F32@2 pretrain $steps --use_fp16 --strict --output_dir "$work/strict"
