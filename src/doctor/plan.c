@@ -153,7 +153,16 @@ static npt_status remark_policy(npt_plan *plan)
 {
     npt_remark remark = {
         NPT_VERDICT_WARNING, "mixed-precision-off", NPT_SITE_OPERAND, "", "", NULL};
-    if (!plan->setup.policy.mixed_switched_off) return NPT_OK;
+    const npt_policy *policy = &plan->setup.policy;
+    if (policy->dtype[NPT_ROLE_ADAPTER] == NPT_F16 && !policy->dynamic_loss_scale) {
+        npt_remark unscaled = {NPT_VERDICT_WARNING, "adapter-unscaled", NPT_SITE_Z, "", "", NULL};
+        unscaled.text =
+            npt_strdup("adapters in F16 without a loss scale: their gradients are small "
+                       "and lose digits, or all, in F16; --use_fp16 and "
+                       "--mixed_precision fp16 have a scale");
+        NPT_TRY(npt_remarks_add(&plan->remarks, unscaled));
+    }
+    if (!policy->mixed_switched_off) return NPT_OK;
     remark.text = npt_strdup("--mixed_precision is switched off: a quantized base computes in F32 "
                              "(R1)");
     return npt_remarks_add(&plan->remarks, remark);

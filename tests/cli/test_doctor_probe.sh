@@ -82,7 +82,7 @@ narrow() { ! grep -qE '.{101}' "$work/out"; }
     unset NPT_DEBUG_FAULT
 
     (
-        ulimit -v 300000 2>/dev/null || exit 0
+        ulimit -v 300000 2>/dev/null && "$npt" version >/dev/null 2>&1 || exit 0 # ASan
         NPT_DEBUG_FAULT=
         run doctor probe --use_fp16 --threads 1 --batch_size 64 --backend native
         echo "$code" >"$work/code"
@@ -91,7 +91,7 @@ narrow() { ! grep -qE '.{101}' "$work/out"; }
         code=$(cat "$work/code")
         ends 'a batch that does not fit' 1
         says 'is refused with what it needs and what there is' err \
-            'the probe of [0-9]+ tokens needs about [0-9.]+ GiB .* and [0-9.]+ GiB are there; take fewer'
+            'probe of [0-9]+ tokens needs about [0-9.]+ GiB .* [0-9.]+ GiB are there; take fewer'
     else
         skip 'a batch that does not fit' 'memory cannot be limited here'
     fi
@@ -101,7 +101,7 @@ narrow() { ! grep -qE '.{101}' "$work/out"; }
     fault cast:L02.adapter_in=F32@2 pretrain $steps --use_fp16 --strict --output_dir "$work/strict"
     ends 'with --strict a cast that is not planned ends the run' 1
     says 'with the sentence of PyTorch, site, dtypes and rule' err \
-        'expected mat1 and mat2 to have the same dtype, but got: float != c10::Half; unplanned cast at L02\.adapter_in: F32 arrived, the plan \(R2: --use_fp16\) has F16'
+        'got: float != c10::Half; unplanned cast at L02\.adapter_in: F32 arrived, the plan \(R2: .* F16'
     is_true 'at the step where it was made' test "$(grep -c '"step":1,' \
         "$work/strict/metrics.jsonl")" = 1
     fault cast:L02.adapter_in=F32@2 pretrain $steps --use_fp16 --output_dir "$work/loose"
