@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The digest changes when any cast changes. A plan cannot be changed from outside, so this program
  * compiles sites.c itself and changes every cell in every way. */
+#include "config.h"
+
 #include "tensor/sites.c"
 
 #include "npt_test.h"
