@@ -19,6 +19,7 @@ static const struct subcommand {
     const char *summary;
 } subcommands[] = {
     {"probe", npt_command_doctor_probe, "one batch, every site observed beside an F32 shadow"},
+    {"diff", npt_command_doctor_diff, "two probes: the first site that differs, what follows"},
     {"explain", doctor_explain, "what a pasted error text means, and what to do about it"},
 };
 enum { SUBCOMMAND_COUNT = sizeof(subcommands) / sizeof(subcommands[0]) };

@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # npt doctor and npt selftest: they read the plan and observe a run; no rule is written twice.
 libnptcore_la_SOURCES += \
+  src/doctor/diff.c \
+  src/doctor/diff.h \
+  src/doctor/diff_json.c \
+  src/doctor/diff_read.c \
+  src/doctor/diff_text.c \
   src/doctor/explain.c \
   src/doctor/explain.h \
   src/doctor/explain_pattern.c \
@@ -8,6 +13,8 @@ libnptcore_la_SOURCES += \
   src/doctor/explain_table.c \
   src/doctor/explain_text.c \
   src/doctor/findings.c \
+  src/doctor/flow.c \
+  src/doctor/flow.h \
   src/doctor/observe.c \
   src/doctor/probe.c \
   src/doctor/probe.h \
