@@ -249,7 +249,7 @@ typedef enum npt_verdict {
 typedef struct npt_doctor_options {
     bool json; /* one object, schema in doc/precision.md; else text for a person */
     bool scan; /* plan: reads every weight for values the planned dtype cannot hold */
-    bool all;  /* probe, diff: every site, not the worst `top` */
+    bool all;  /* probe, diff: every site, not the worst `top`; plan: casts of every layer */
     int top;   /* 0: ten */
     const char *layers; /* probe: rows of these blocks only; NULL: of those with an adapter */
 } npt_doctor_options;

@@ -17,6 +17,7 @@
  * wins. A claim that is not sure is not made. */
 
 enum { LINE_MAX_SHOWN = 400, WIDTH = 80, LABEL = 7, MATCHES_MAX = 4000 };
+enum { SYMPTOM_HEAD = 32 * 1024, SYMPTOM_TAIL = 128 * 1024 };
 
 /* The last place where a rule holds, in bytes of clean. */
 typedef struct finding {
@@ -32,7 +33,18 @@ typedef struct diagnosis {
     bool also[NPT_EXPLAIN_KIND_COUNT];
 } diagnosis;
 
-/* ---- One rule ---- */
+/* ---- Rules: the texts, then the descriptions ---- */
+
+static size_t rule_count(void)
+{
+    return npt_explain_text_count + npt_explain_symptom_count;
+}
+
+static const npt_explain_rule *rule_at(size_t i)
+{
+    return i < npt_explain_text_count ? &npt_explain_texts[i]
+                                      : &npt_explain_symptoms[i - npt_explain_text_count];
+}
 
 typedef struct matcher {
     npt_explain_pattern *pattern;
@@ -97,16 +109,26 @@ static npt_status find_rule(const npt_explain_rule *rule, const npt_explain_text
     npt_explain_match match;
     npt_status status;
     bool ready = false;
+    /* people describe before or after a log, not in it */
+    size_t stop = rule->level == NPT_EXPLAIN_SYMPTOM && length > SYMPTOM_HEAD + SYMPTOM_TAIL
+                      ? SYMPTOM_HEAD
+                      : length;
 
     NPT_TRY_GOTO(status, done,
                  npt_explain_pattern_open(
                      &m.pattern, rule->pattern,
                      dense ? NPT_EXPLAIN_BLANK_IS_NOTHING : NPT_EXPLAIN_BLANK_IS_SPACE, true));
-    for (size_t at = 0, count = 0; at < length && count < MATCHES_MAX; count++) {
-        if (!npt_explain_pattern_find(m.pattern, subject, length, at, &match)) break;
+    for (size_t at = 0, count = 0; at < length && count < MATCHES_MAX;) {
+        if (!npt_explain_pattern_find(m.pattern, subject, stop, at, &match)) {
+            if (stop == length) break;
+            at = length - SYMPTOM_TAIL;
+            stop = length;
+            continue;
+        }
         at = match.end > match.begin ? match.end : match.end + 1;
         if (!ready) NPT_TRY_GOTO(status, done, open_context(&m, rule));
         ready = true;
+        count += m.near[0] != NULL || m.absent[0] != NULL; /* the others cost nothing */
         if (match.end == match.begin) continue;
         const size_t begin = dense ? text->origin[match.begin] : match.begin;
         const size_t end = dense ? text->origin[match.end - 1] + 1 : match.end;
@@ -181,10 +203,10 @@ static bool is_error(const npt_explain_rule *rule)
 /* The rule whose words stand last; of those that share words with it, the first in the table. */
 static size_t last_error(const finding *findings)
 {
-    const size_t none = npt_explain_rule_count;
+    const size_t none = rule_count();
     size_t best = none;
     for (size_t i = 0; i < none; i++) {
-        if (!findings[i].found || !is_error(&npt_explain_rules[i])) continue;
+        if (!findings[i].found || !is_error(rule_at(i))) continue;
         if (best == none || findings[i].begin >= findings[best].end) best = i;
     }
     return best;
@@ -193,9 +215,7 @@ static size_t last_error(const finding *findings)
 static size_t first_of_level(const finding *findings, npt_explain_level level)
 {
     size_t i = 0;
-    while (i < npt_explain_rule_count &&
-           !(findings[i].found && npt_explain_rules[i].level == level))
-        i++;
+    while (i < rule_count() && !(findings[i].found && rule_at(i)->level == level)) i++;
     return i;
 }
 
@@ -209,8 +229,8 @@ static bool is_raised_from(const npt_explain_text *text, size_t error_end, size_
 
 static void choose(diagnosis *d, const finding *findings, size_t index)
 {
-    if (index >= npt_explain_rule_count) return;
-    d->rule = &npt_explain_rules[index];
+    if (index >= rule_count()) return;
+    d->rule = rule_at(index);
     d->finding = &findings[index];
     d->begin = d->finding->begin;
     d->end = d->finding->end;
@@ -218,8 +238,8 @@ static void choose(diagnosis *d, const finding *findings, size_t index)
 
 static void list_others(diagnosis *d, const finding *findings)
 {
-    for (size_t i = 0; i < npt_explain_rule_count; i++) {
-        const npt_explain_rule *rule = &npt_explain_rules[i];
+    for (size_t i = 0; i < rule_count(); i++) {
+        const npt_explain_rule *rule = rule_at(i);
         const bool overlaps =
             d->rule != NULL && findings[i].begin < d->end && findings[i].end > d->begin;
         if (findings[i].found && rule->level != NPT_EXPLAIN_SYMPTOM && !overlaps)
@@ -233,7 +253,7 @@ static void decide(diagnosis *d, const npt_explain_text *text, const finding *fi
                    const other_errors *other)
 {
     const size_t error = last_error(findings);
-    const bool known = error < npt_explain_rule_count;
+    const bool known = error < rule_count();
     if (known && (!other->found || findings[error].end > other->begin ||
                   is_raised_from(text, findings[error].end, other->begin))) {
         choose(d, findings, error);
@@ -242,7 +262,7 @@ static void decide(diagnosis *d, const npt_explain_text *text, const finding *fi
         d->end = other->end;
     } else {
         size_t index = first_of_level(findings, NPT_EXPLAIN_SYMPTOM);
-        if (index == npt_explain_rule_count) index = first_of_level(findings, NPT_EXPLAIN_WARNING);
+        if (index == rule_count()) index = first_of_level(findings, NPT_EXPLAIN_WARNING);
         choose(d, findings, index);
     }
     list_others(d, findings);
@@ -435,10 +455,10 @@ npt_status npt_doctor_explain(const char *text, size_t bytes, bool json, FILE *o
     npt_status status;
 
     NPT_TRY(npt_explain_text_init(&forms, text, bytes));
-    findings = npt_alloc(npt_explain_rule_count, sizeof(*findings));
+    findings = npt_alloc(rule_count(), sizeof(*findings));
     status = findings != NULL ? NPT_OK : NPT_E_NOMEM;
-    for (size_t i = 0; i < npt_explain_rule_count && status == NPT_OK; i++)
-        status = find_rule(&npt_explain_rules[i], &forms, &findings[i]);
+    for (size_t i = 0; i < rule_count() && status == NPT_OK; i++)
+        status = find_rule(rule_at(i), &forms, &findings[i]);
     if (status == NPT_OK) status = find_other(&forms, &other);
     if (status == NPT_OK) {
         decide(&d, &forms, findings, &other);

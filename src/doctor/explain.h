@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* npt doctor explain: what a pasted text is about. Three parts: the text made comparable
- * (explain_text.c), rules that recognise kinds of failure in it (explain_rules.c), and what is to
+ * (explain_text.c), rules that recognise kinds of failure in it (explain_errors.c,
+ * explain_symptoms.c), and what is to
  * be said about each kind (explain_table.c). explain.c puts them together. */
 #ifndef NPT_DOCTOR_EXPLAIN_H
 #define NPT_DOCTOR_EXPLAIN_H
@@ -125,9 +126,10 @@ typedef struct npt_explain_rule {
     const char *what; /* with {a}, {b}, {op}; NULL, or where a group is unset: the answer's */
 } npt_explain_rule;
 
-/* The more specific rule stands first. */
-extern const npt_explain_rule npt_explain_rules[];
-extern const size_t npt_explain_rule_count;
+/* Literal texts (explain_errors.c) and descriptions (explain_symptoms.c). In both the more specific
+ * rule stands first. */
+extern const npt_explain_rule npt_explain_texts[], npt_explain_symptoms[];
+extern const size_t npt_explain_text_count, npt_explain_symptom_count;
 
 /* An error of any kind that is not ours, in clean, with case: `other`, but not where `wrapper`
  * matches at the same place, as a launcher reports the failure of its child; nor where the line

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "doctor/flow.h"
+#include "tensor/dtype.h"
 
 /* A row has a finding where its values are of no use: not finite, or more error than value. It is a
  * culprit where nothing that it read (flow.c) explains that. */
@@ -60,10 +61,81 @@ static npt_finding finding_of(const npt_probe_row *row)
     return row->flushed > useless ? NPT_FINDING_UNDERFLOW : NPT_FINDING_PRECISION;
 }
 
+/* Whether `reader` read `row`. */
+static bool reads(const npt_probe *probe, const npt_probe_row *reader, const npt_probe_row *row)
+{
+    npt_flow_source sources[NPT_FLOW_MAX];
+    const int count = npt_flow_sources(reader->site, reader->layer, reader->direction, sources);
+    for (int i = 0; i < count; i++) {
+        const npt_probe_row *in = reader;
+        const npt_flow_source *s = &sources[i];
+        if (s->site != row->site || s->direction != row->direction) continue;
+        while ((in = find_input(probe, reader, s, in)) != NULL && in >= row)
+            if (in == row) return true;
+    }
+    return false;
+}
+
+/* The largest error of what a reader read besides `row`, of what is sound: the rest may be spoilt
+ * by the same cause. */
+static double error_of_others(const npt_probe *probe, const npt_probe_row *reader,
+                              const npt_probe_row *row)
+{
+    const double sound = 0.125;
+    double error = npt_dtype_epsilon(reader->dtype);
+    npt_flow_source sources[NPT_FLOW_MAX];
+    const int count = npt_flow_sources(reader->site, reader->layer, reader->direction, sources);
+    for (int i = 0; i < count; i++) {
+        const npt_probe_row *in = find_input(probe, reader, &sources[i], reader);
+        if (in != NULL && in->site != row->site && in->error < sound)
+            error = fmax(error, in->error);
+    }
+    return error;
+}
+
+/* The gradients of weights read these, beside the rows that do. */
+static bool makes_weight_gradient(const npt_probe_row *row)
+{
+    if (row->direction == NPT_FORWARD)
+        return row->student && (row->site == NPT_SITE_Z || row->site == NPT_SITE_ADAPTER_IN);
+    return row->site == NPT_SITE_Z || row->site == NPT_SITE_ADD || row->site == NPT_SITE_U;
+}
+
+/* A value may be nothing but error and change nothing: an adapter that has hardly begun makes a u
+ * of 1e-7, and half of 1 + sigmoid(u) does not know; a gradient that comes through attention may be
+ * lost in F16 and be nothing beside the one that comes through the residual. Such a row is
+ * harmless: whoever reads it is no worse than the rest of what it reads, or is harmless itself.
+ * Rows are asked from the last to the first, so that the answer of every reader is there. */
+static bool is_harmless(const npt_probe *probe, const npt_probe_row *row)
+{
+    bool read = false;
+    if (makes_weight_gradient(row)) return false;
+    for (const npt_probe_row *r = row + 1; r < probe->rows + probe->count; r++) {
+        if (!reads(probe, r, row)) continue;
+        read = true;
+        const bool worse = !(r->error <= 4 * error_of_others(probe, r, row));
+        if (worse && (row->direction != NPT_BACKWARD || !r->harmless)) return false;
+    }
+    return read;
+}
+
+/* Only rows that are mostly error are asked, and those between them and the end of their harm. */
+static void find_harmless(npt_probe *probe)
+{
+    for (size_t i = probe->count; i-- > 0;) {
+        npt_probe_row *row = &probe->rows[i];
+        row->harmless = row->survey.nonfinite == 0 &&
+                        row->error > 4 * npt_dtype_epsilon(row->dtype) && is_harmless(probe, row);
+    }
+}
+
 static void judge_row(npt_probe *probe, npt_probe_row *row)
 {
     const inputs in = inputs_of(probe, row);
     row->finding = finding_of(row);
+    if ((row->finding == NPT_FINDING_UNDERFLOW || row->finding == NPT_FINDING_PRECISION) &&
+        row->harmless)
+        row->finding = NPT_FINDING_NONE;
     row->growth = in.error > 0 ? row->error / in.error : row->error > 0 ? (double)INFINITY : NAN;
     if (row->finding == NPT_FINDING_NONE || in.finding) return;
     bool finite = row->survey.nonfinite == 0;
@@ -95,6 +167,7 @@ void npt_probe_judge(npt_probe *probe)
 {
     probe->first = NULL;
     probe->verdict = NPT_VERDICT_FINE;
+    find_harmless(probe);
     for (size_t i = 0; i < probe->count; i++) {
         npt_probe_row *row = &probe->rows[i];
         judge_row(probe, row);
@@ -200,7 +273,7 @@ static void advise_site(const npt_probe *probe, const npt_probe_row *row, char *
     else if (row->finding == NPT_FINDING_UNDERFLOW && row->direction == NPT_BACKWARD)
         snprintf(text, bytes,
                  "%s: %.0f %% of the gradient is flushed to zero in %s: raise --initial_loss_scale "
-                 "(%s overflows nothing), or %s.",
+                 "(up to %s nothing overflows), or %s.",
                  label, 100 * row->flushed, npt_dtype_name(row->dtype),
                  npt_scale_text(probe->settles_at, scale), wider);
     else if (row->finding == NPT_FINDING_UNDERFLOW)
