@@ -240,17 +240,33 @@ static double square(double x)
 
 /* What is known of the inputs of a row. */
 typedef struct inputs {
-    double chain;  /* the largest */
+    const npt_probe_row *reader;
+    double chain;  /* the largest that counts */
     double ratio;  /* the largest */
     int64_t width; /* elements, the most of one */
     bool differ;
 } inputs;
 
+/* How much of its relative error a small term of a sum brings into it: its share. The multiplier
+ * 0.5 to 1 of u moves by less than half of what u moves by. Elsewhere sizes say nothing. */
+static double share_of(const npt_probe_row *reader, const npt_probe_row *input)
+{
+    const npt_site_id site = reader->site;
+    const bool forward = reader->direction != NPT_BACKWARD;
+    if (forward && site == NPT_SITE_GATE_MOD && input->site == NPT_SITE_U)
+        return fmin(1, input->rms);
+    const bool sum = site == NPT_SITE_RESIDUAL ||
+                     (forward && (site == NPT_SITE_RESIDUAL_ATTN || site == NPT_SITE_GATE_MOD));
+    if (!sum || input->direction != reader->direction || !(reader->rms > 0)) return 1;
+    return fmin(1, input->rms / reader->rms);
+}
+
 static void see_input(void *context, npt_diff_row *input)
 {
     inputs *in = context;
-    const int64_t width = npt_diff_either(input)->elements;
-    in->chain = fmax(in->chain, input->chain);
+    const npt_probe_row *row = npt_diff_either(input);
+    const int64_t width = row->elements;
+    in->chain = fmax(in->chain, share_of(in->reader, row) * input->chain);
     in->ratio = fmax(in->ratio, input->ratio);
     if (width > in->width) in->width = width;
     in->differ = in->differ || input->kind != NPT_DIFF_SAME;
@@ -419,7 +435,7 @@ static void judge_rows(const search *s)
     npt_diff *diff = s->diff;
     for (size_t i = 0; i < diff->count; i++) {
         npt_diff_row *row = &diff->rows[i];
-        inputs in = {0, 0, 0, false};
+        inputs in = {npt_diff_either(row), 0, 0, 0, false};
         visit_inputs(s, row, see_input, &in);
         row->chain = chain_of(s, row, &in);
         measure_row(diff, row);

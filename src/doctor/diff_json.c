@@ -6,6 +6,8 @@
 #include <jansson.h>
 #include <math.h>
 
+#include "doctor/plan.h"
+
 /* The comparison as data. JSON has no NaN and no infinity; such a number is null. */
 
 static json_t *number(double value)
@@ -92,11 +94,11 @@ static json_t *update_json(const npt_diff *diff)
 static json_t *diff_json(const npt_diff *diff, bool all)
 {
     json_t *object = json_pack(
-        "{s:s, s:s, s:i, s:o, s:o, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "schema",
-        "npt-doctor-diff/1", "npt_version", npt_version(), "verdict", (int)diff->verdict, "a",
-        side_json(&diff->side[0]), "b", side_json(&diff->side[1]), "sequences",
-        (json_int_t)diff->side[0].sequences, "tokens", (json_int_t)diff->side[0].tokens, "compared",
-        (json_int_t)diff->compared, "first",
+        "{s:s, s:s, s:s, s:o, s:o, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "schema",
+        "npt-doctor-diff/1", "npt_version", npt_version(), "verdict",
+        npt_plan_verdict_name(diff->verdict), "a", side_json(&diff->side[0]), "b",
+        side_json(&diff->side[1]), "sequences", (json_int_t)diff->side[0].sequences, "tokens",
+        (json_int_t)diff->side[0].tokens, "compared", (json_int_t)diff->compared, "first",
         diff->first != NULL ? row_json(diff->first) : json_null(), "largest",
         diff->largest != NULL ? row_json(diff->largest) : json_null(), "follows",
         rows_json(diff, NPT_DIFF_FOLLOWS, false), "also", rows_json(diff, NPT_DIFF_ALSO, false),

@@ -253,6 +253,9 @@ static void print_verdict(const npt_diff *diff, FILE *out)
               out);
     else if (row->site == NPT_SITE_Z && row->direction == NPT_FORWARD)
         fprintf(out, "%s: what the adapter read is the same: another --seed or adapter?\n", label);
+    else if (diff->side[0].nf4 != diff->side[1].nf4)
+        fprintf(out, "%s: the weights of %c are NF4, and this is more than NF4 usually changes.\n",
+                label, diff->side[0].nf4 ? 'A' : 'B');
     else if (strcmp(diff->side[0].digest, diff->side[1].digest) != 0)
         fprintf(out, "%s: npt doctor probe --all --show_layers says why on the worse side.\n",
                 label);
