@@ -241,24 +241,26 @@ static double square(double x)
 /* What is known of the inputs of a row. */
 typedef struct inputs {
     const npt_probe_row *reader;
-    double chain;  /* the largest that counts */
+    double chain;  /* together */
     double ratio;  /* the largest */
     int64_t width; /* elements, the most of one */
     bool differ;
 } inputs;
 
-/* How much of its relative error a small term of a sum brings into it: its share. The multiplier
- * 0.5 to 1 of u moves by less than half of what u moves by. Elsewhere sizes say nothing. */
-static double share_of(const npt_probe_row *reader, const npt_probe_row *input)
+/* Sites that add what they read up. */
+static bool is_sum(const npt_probe_row *row)
 {
-    const npt_site_id site = reader->site;
-    const bool forward = reader->direction != NPT_BACKWARD;
-    if (forward && site == NPT_SITE_GATE_MOD && input->site == NPT_SITE_U)
-        return fmin(1, input->rms);
-    const bool sum = site == NPT_SITE_RESIDUAL ||
-                     (forward && (site == NPT_SITE_RESIDUAL_ATTN || site == NPT_SITE_GATE_MOD));
-    if (!sum || input->direction != reader->direction || !(reader->rms > 0)) return 1;
-    return fmin(1, input->rms / reader->rms);
+    if (row->site == NPT_SITE_RESIDUAL) return true;
+    return row->direction != NPT_BACKWARD &&
+           (row->site == NPT_SITE_RESIDUAL_ATTN || row->site == NPT_SITE_GATE_MOD);
+}
+
+/* How much of its relative error a term brings into a sum: its share. The multiplier 0.5 to 1 of u
+ * moves by less than half of what u moves by. */
+static double share_of(const npt_probe_row *sum, const npt_probe_row *term)
+{
+    if (sum->site == NPT_SITE_GATE_MOD && term->site == NPT_SITE_U) return fmin(1, term->rms);
+    return sum->rms > 0 && term->rms >= 0 ? fmin(1, term->rms / sum->rms) : 1;
 }
 
 static void see_input(void *context, npt_diff_row *input)
@@ -266,7 +268,12 @@ static void see_input(void *context, npt_diff_row *input)
     inputs *in = context;
     const npt_probe_row *row = npt_diff_either(input);
     const int64_t width = row->elements;
-    in->chain = fmax(in->chain, share_of(in->reader, row) * input->chain);
+    /* the state that the gradient of the distance read is no term of it: distance_square() */
+    const bool state = in->reader->direction == NPT_BACKWARD && row->direction == NPT_FORWARD;
+    if (is_sum(in->reader) && !state)
+        in->chain = hypot(in->chain, share_of(in->reader, row) * input->chain);
+    else
+        in->chain = fmax(in->chain, input->chain);
     in->ratio = fmax(in->ratio, input->ratio);
     if (width > in->width) in->width = width;
     in->differ = in->differ || input->kind != NPT_DIFF_SAME;

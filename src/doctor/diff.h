@@ -4,7 +4,8 @@
  * A result may differ by what rounding explains. Its tolerance is relative (to the rms) and is
  *
  *     own²  = Σ over both probes: n·u² + (η / rms)² + product·(2·w² + k·u32²)
- *     chain = √(own² + (the largest chain of what it read, a term of a sum by its share of it)²)
+ *     chain = √(own² + in²)
+ *     in = the largest chain of what it read; of a sum √Σ(chain·share)², shares by rms
  *     tolerance = max(chain, min(error_A + error_B, 4·chain))
  *
  * with u the unit roundoff of the dtype (F16 2^-11, BF16 2^-8, F32 2^-24), n the roundings of an
