@@ -23,11 +23,23 @@ static const char *cell(double value, char text[24])
     return text;
 }
 
+/* The rule, in parentheses at the end, on a line of its own where the whole is too long. */
+static void print_policy(const char *policy, FILE *out)
+{
+    const char *rule = strrchr(policy, '(');
+    const int indent = 7, length = (int)strlen(policy);
+    if (rule == NULL || indent + length <= COLUMNS)
+        fprintf(out, "%*s%s\n", indent, "", policy);
+    else
+        fprintf(out, "%*s%.*s\n%*s%s\n", indent, "", (int)(rule - policy), policy, indent, "",
+                rule);
+}
+
 static void print_side(char name, const npt_diff_side *side, FILE *out)
 {
     char a[NPT_SHOW_BYTES], b[NPT_SHOW_BYTES], c[NPT_SHOW_BYTES], loss[24];
     fprintf(out, "%c      %s\n", name, side->path);
-    fprintf(out, "       %s\n", npt_show(side->policy, a));
+    print_policy(npt_show(side->policy, a), out);
     fprintf(out, "       %s; %.40s, %.12s, %d threads; npt %.20s\n", side->backends,
             npt_show(side->cpu, a), npt_show(side->cpu_level, b), side->threads,
             npt_show(side->version, c));
