@@ -28,10 +28,10 @@ static void print_policy(const char *policy, FILE *out)
 {
     const char *rule = strrchr(policy, '(');
     const int indent = 7, length = (int)strlen(policy);
-    if (rule == NULL || indent + length <= COLUMNS)
+    if (rule == NULL || rule == policy || indent + length <= COLUMNS)
         fprintf(out, "%*s%s\n", indent, "", policy);
     else
-        fprintf(out, "%*s%.*s\n%*s%s\n", indent, "", (int)(rule - policy), policy, indent, "",
+        fprintf(out, "%*s%.*s\n%*s%s\n", indent, "", (int)(rule - policy) - 1, policy, indent, "",
                 rule);
 }
 
@@ -272,9 +272,7 @@ static void print_verdict(const npt_diff *diff, FILE *out)
         fprintf(out, "%s: npt doctor probe --all --show_layers says why on the worse side.\n",
                 label);
     else
-        fprintf(out,
-                "%s: the same casts, other values: the backend or the build; --backend "
-                "reference decides.\n",
+        fprintf(out, "%s: the same casts, other values; which side is like --backend reference?\n",
                 label);
 }
 

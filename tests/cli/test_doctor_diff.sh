@@ -27,7 +27,7 @@ says() {
         not_ok "$name" "exit code $code, expected $wanted"
     elif ! grep -Eq -e "$pattern" "$work/out"; then
         not_ok "$name" "nothing matches: $pattern"
-    elif [ -n "$(awk '!/^[AB] / && length > 100' "$work/out")" ] || [ -s "$work/err" ]; then
+    elif [ -n "$(awk '!/^[AB] |^ *"/ && length > 100' "$work/out")" ] || [ -s "$work/err" ]; then
         not_ok "$name" 'too wide, or something on standard error'
     else
         ok "$name"
