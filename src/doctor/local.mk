@@ -5,6 +5,11 @@ libnptcore_la_SOURCES += \
   src/doctor/audit.h \
   src/doctor/casts.c \
   src/doctor/casts.h \
+  src/doctor/diff.c \
+  src/doctor/diff.h \
+  src/doctor/diff_json.c \
+  src/doctor/diff_read.c \
+  src/doctor/diff_text.c \
   src/doctor/explain.c \
   src/doctor/explain.h \
   src/doctor/explain_errors.c \
@@ -13,6 +18,8 @@ libnptcore_la_SOURCES += \
   src/doctor/explain_table.c \
   src/doctor/explain_text.c \
   src/doctor/findings.c \
+  src/doctor/flow.c \
+  src/doctor/flow.h \
   src/doctor/observe.c \
   src/doctor/plan.c \
   src/doctor/plan.h \
