@@ -59,3 +59,4 @@ tests_unit_test_doctor_diff_test_SOURCES = tests/unit/test_doctor_diff.c \
 tests_unit_test_doctor_diff_test_CPPFLAGS = $(golden_flags)
 tests_fuzz_fuzz_probe_json_test_SOURCES = tests/fuzz/fuzz_probe_json.c tests/fuzz/driver.c
 dist_check_SCRIPTS += tests/cli/test_doctor_diff.sh
+dist_check_SCRIPTS += tests/cli/test_readme.sh
