@@ -99,6 +99,7 @@ typedef struct npt_precision_options {
 typedef struct npt_compute_options {
     const char *backend; /* names separated by commas; NULL: all, in the built-in order */
     int threads;         /* 0: as many as this process may use */
+    bool no_calibration; /* the built-in order, whatever was measured; implied by `backend` */
 } npt_compute_options;
 
 typedef enum npt_modulation {
@@ -289,6 +290,9 @@ typedef struct npt_backends_options {
     int64_t tokens;
     int adapter_rank;
     bool json;
+    bool calibrate;     /* first measures who is faster, for this model or for common shapes, and
+                           keeps that in the user's cache for all later runs */
+    double seconds;     /* of measuring, about */
 } npt_backends_options;
 NPT_API npt_status npt_backends(const npt_backends_options *options, FILE *out);
 

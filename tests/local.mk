@@ -13,6 +13,7 @@ SH_LOG_COMPILER = $(SHELL)
 AM_TESTS_ENVIRONMENT = \
   NPT_SRCDIR='$(abs_top_srcdir)'; export NPT_SRCDIR; \
   NPT_BUILDDIR='$(abs_top_builddir)'; export NPT_BUILDDIR; \
+  NPT_CALIBRATION=off; export NPT_CALIBRATION; \
   OMP_WAIT_POLICY=passive; export OMP_WAIT_POLICY;
 LDADD = libnptcore.la $(CMOCKA_LIBS)
 # Folders of data only: automake copies a folder from the build tree, too, with what it built there.

@@ -59,6 +59,8 @@ const npt_flag npt_compute_flags[] = {
      "matmul backends to use, the most wanted first; npt backends lists them"},
     {"threads", NPT_FLAG_INT, AT(threads), 0, 4096, NULL, NULL, NULL,
      "threads; 0: as many as this process may use"},
+    {"no_calibration", NPT_FLAG_BOOL, AT(no_calibration), 0, 0, NULL, NULL, NULL,
+     "keep to the built-in order of backends, whatever npt backends --calibrate measured"},
     {NULL, NPT_FLAG_BOOL, 0, 0, 0, NULL, NULL, NULL, NULL}};
 #undef AT
 

@@ -67,6 +67,7 @@ static void print_overview(FILE *out)
           "request\nis wrong, 128 + signal stopped.\n\nEnvironment\n"
           "  NPT_DATADIR     where the bundled model and text are\n"
           "  NPT_BACKEND     as --backend, for every command\n"
+          "  NPT_CALIBRATION=off  measured routes of npt backends --calibrate are not used\n"
           "  NPT_CPU_MAX     highest instruction set to use; only lowers what the CPU has\n"
           "  NPT_VERBOSE=1   tell what was chosen and why the rest was not\n",
           out);

@@ -6,6 +6,7 @@
 
 #include <dlfcn.h>
 #include <dnnl.h>
+#include <stdio.h>
 
 /* "onednn": F32 × F32 and BF16 × BF16 by oneDNN (API 2.6 or 3.x), result in F32. Bias, accumulation
  * and the rounding are ours, so that a rounded result has the same bits from every backend; for
@@ -206,11 +207,19 @@ static npt_status onednn_run(const npt_matmul_desc *desc, const npt_matmul_args 
     return NPT_OK;
 }
 
+static const char *onednn_library(char *text)
+{
+    const dnnl_version_t *version = dnnl_version();
+    snprintf(text, 128, "oneDNN %d.%d.%d", version->major, version->minor, version->patch);
+    return text;
+}
+
 const npt_matmul_backend npt_matmul_onednn = {
     .name = "onednn",
     .refuse = onednn_refuse,
     .plan = onednn_plan,
     .run = onednn_run,
+    .library = onednn_library,
 };
 
 const npt_matmul_backend npt_matmul_onednn_bf16 = {
@@ -218,4 +227,5 @@ const npt_matmul_backend npt_matmul_onednn_bf16 = {
     .refuse = onednn_bf16_refuse,
     .plan = onednn_plan,
     .run = onednn_run,
+    .library = onednn_library,
 };

@@ -46,9 +46,17 @@ static npt_status openblas_run(const npt_matmul_desc *desc, const npt_matmul_arg
     return NPT_OK;
 }
 
+/* "OpenBLAS 0.3.21 NO_LAPACKE DYNAMIC_ARCH NO_AFFINITY SkylakeX MAX_THREADS=64" */
+static const char *openblas_library(char *text)
+{
+    (void)text;
+    return openblas_get_config();
+}
+
 const npt_matmul_backend npt_matmul_openblas = {
     .name = "openblas",
     .refuse = openblas_refuse,
     .plan = NULL,
     .run = openblas_run,
+    .library = openblas_library,
 };

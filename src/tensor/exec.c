@@ -6,9 +6,11 @@
 #include "base/log.h"
 
 #include <stdlib.h>
+#include <time.h>
 
 /* The context owns the pool, the chosen order of backends and two pieces of scratch: one for the
- * kernels, one for products. Both only grow. Which backend does a product is remembered in a table
+ * kernels, one for products. Both only grow. Routes that were measured change who comes first for
+ * a kind of product, never what may be refused. Which backend does a product is remembered in a table
  * with one place a hash: rows of many lengths make more descriptors than are worth keeping, and to
  * decide again is cheap. */
 
@@ -33,6 +35,9 @@ struct npt_exec {
     npt_run run;
     const npt_matmul_backend *backends[NPT_MAX_BACKENDS];
     size_t backend_count;
+    bool named;         /* the order was asked for */
+    npt_routes *routes; /* NULL: the order above, for all */
+    npt_tally *tally;   /* NULL, or the caller's */
     npt_choice *choices; /* [CHOICES]; backend NULL: free */
     npt_block kernel_scratch, matmul_scratch;
 };
@@ -98,6 +103,7 @@ static npt_status name_backends(npt_exec *exec, const char *words)
         exec->backend_count = npt_cpu_backends(&exec->cpu, exec->backends);
         return NPT_OK;
     }
+    exec->named = true;
     for (const char *word = words;; word++) {
         const size_t length = strcspn(word, ",");
         NPT_TRY(name_backend(exec, word, length));
@@ -109,13 +115,6 @@ static npt_status name_backends(npt_exec *exec, const char *words)
 }
 
 /* ---- The choice for a descriptor ------------------------------------------------------------- */
-
-static bool same_desc(const npt_matmul_desc *x, const npt_matmul_desc *y)
-{
-    return x->m == y->m && x->n == y->n && x->k == y->k && x->trans_a == y->trans_a &&
-           x->trans_w == y->trans_w && x->a == y->a && x->w == y->w && x->c == y->c &&
-           x->accumulate == y->accumulate && x->bias == y->bias;
-}
 
 static bool legal_desc(const npt_matmul_desc *desc)
 {
@@ -146,6 +145,24 @@ static const npt_matmul_backend *first_willing(const npt_exec *exec, const npt_m
     return NULL;
 }
 
+/* The measured backend of this kind, where it is here and does not refuse; else NULL. */
+static const npt_matmul_backend *measured(const npt_exec *exec, const npt_matmul_desc *desc)
+{
+    char reason[REASON_BYTES], what[REASON_BYTES];
+    if (exec->routes == NULL) return NULL;
+    const npt_route_kind kind = npt_route_kind_of(desc);
+    const npt_route *route = npt_routes_find(exec->routes, &kind);
+    for (size_t i = 0; route != NULL && i < exec->backend_count; i++) {
+        const npt_matmul_backend *backend = exec->backends[i];
+        if (strcmp(backend->name, route->backend) != 0) continue;
+        if (backend->refuse(desc, &exec->cpu, reason) != NULL) return NULL;
+        describe(desc, what, sizeof(what));
+        npt_log(NPT_LOG_VERBOSE, "matmul %s: %s, as calibrated", what, backend->name);
+        return backend;
+    }
+    return NULL;
+}
+
 static uint64_t hash_desc(const npt_matmul_desc *d)
 {
     const uint64_t flags = (uint64_t)d->trans_a | (uint64_t)d->trans_w << 1 |
@@ -160,18 +177,27 @@ static uint64_t hash_desc(const npt_matmul_desc *d)
     return hash;
 }
 
+/* Fills in what `backend` needs for it. */
+static npt_choice make_choice(const npt_exec *exec, const npt_matmul_desc *desc,
+                              const npt_matmul_backend *backend)
+{
+    npt_choice choice = {.desc = *desc, .backend = backend};
+    if (backend->plan != NULL)
+        backend->plan(desc, npt_exec_threads(exec), &choice.worker_bytes, &choice.shared_bytes);
+    choice.worker_bytes = align(choice.worker_bytes);
+    choice.shared_bytes = align(choice.shared_bytes);
+    return choice;
+}
+
 static const npt_choice *find_choice(npt_exec *exec, const npt_matmul_desc *desc)
 {
     npt_choice *choice = &exec->choices[hash_desc(desc) % CHOICES];
-    if (choice->backend != NULL && same_desc(&choice->desc, desc)) return choice;
+    if (choice->backend != NULL && npt_matmul_desc_same(&choice->desc, desc)) return choice;
     NPT_ASSERT(legal_desc(desc));
-    *choice = (npt_choice){.desc = *desc, .backend = first_willing(exec, desc)};
-    NPT_ASSERT(choice->backend != NULL);
-    if (choice->backend->plan != NULL)
-        choice->backend->plan(desc, npt_exec_threads(exec), &choice->worker_bytes,
-                              &choice->shared_bytes);
-    choice->worker_bytes = align(choice->worker_bytes);
-    choice->shared_bytes = align(choice->shared_bytes);
+    const npt_matmul_backend *backend = measured(exec, desc);
+    if (backend == NULL) backend = first_willing(exec, desc);
+    NPT_ASSERT(backend != NULL);
+    *choice = make_choice(exec, desc, backend);
     return choice;
 }
 
@@ -206,6 +232,7 @@ void npt_exec_destroy(npt_exec *exec)
     npt_free(exec->matmul_scratch.heap);
     npt_free(exec->kernel_scratch.heap);
     npt_free(exec->choices);
+    npt_free(exec->routes);
     if (exec->threads != NULL) npt_threads_destroy(exec->threads);
     npt_free(exec);
 }
@@ -241,6 +268,35 @@ const npt_matmul_backend *npt_exec_backend(const npt_exec *exec, size_t index)
     return exec->backends[index];
 }
 
+bool npt_exec_named(const npt_exec *exec)
+{
+    return exec->named;
+}
+
+npt_status npt_exec_use_routes(npt_exec *exec, const npt_routes *routes)
+{
+    npt_routes *copy = NULL;
+    if (routes != NULL && routes->count > 0) {
+        copy = npt_alloc(1, sizeof(*copy));
+        if (copy == NULL) return NPT_E_NOMEM;
+        *copy = *routes;
+    }
+    npt_free(exec->routes);
+    exec->routes = copy;
+    memset(exec->choices, 0, CHOICES * sizeof(*exec->choices));
+    return NPT_OK;
+}
+
+const npt_routes *npt_exec_routes(const npt_exec *exec)
+{
+    return exec->routes;
+}
+
+void npt_exec_tally(npt_exec *exec, npt_tally *tally)
+{
+    exec->tally = tally;
+}
+
 npt_status npt_exec_reserve(npt_exec *exec, int64_t longest, int64_t head_dim, int64_t width)
 {
     const size_t stride = align(exec->kernels.scratch_bytes(longest, head_dim, width));
@@ -258,9 +314,15 @@ const npt_matmul_backend *npt_exec_choose(npt_exec *exec, const npt_matmul_desc 
     return find_choice(exec, desc)->backend;
 }
 
-npt_status npt_matmul(npt_exec *exec, const npt_matmul_desc *desc, const npt_matmul_args *args)
+static double seconds_now(void)
 {
-    const npt_choice *choice = find_choice(exec, desc);
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static npt_status run_choice(npt_exec *exec, const npt_choice *choice, const npt_matmul_args *args)
+{
     const size_t workers = (size_t)npt_exec_threads(exec);
     NPT_TRY(
         grow_block(&exec->matmul_scratch, choice->shared_bytes + workers * choice->worker_bytes));
@@ -272,7 +334,24 @@ npt_status npt_matmul(npt_exec *exec, const npt_matmul_desc *desc, const npt_mat
         .worker_stride = choice->worker_bytes,
         .shared = start,
     };
-    return choice->backend->run(desc, args, &scratch);
+    return choice->backend->run(&choice->desc, args, &scratch);
+}
+
+npt_status npt_matmul(npt_exec *exec, const npt_matmul_desc *desc, const npt_matmul_args *args)
+{
+    const npt_choice *choice = find_choice(exec, desc);
+    if (exec->tally == NULL) return run_choice(exec, choice, args);
+    const double begun = seconds_now();
+    NPT_TRY(run_choice(exec, choice, args));
+    npt_tally_add(exec->tally, desc, choice->backend, seconds_now() - begun);
+    return NPT_OK;
+}
+
+npt_status npt_matmul_by(npt_exec *exec, const npt_matmul_backend *backend,
+                         const npt_matmul_desc *desc, const npt_matmul_args *args)
+{
+    const npt_choice choice = make_choice(exec, desc, backend);
+    return run_choice(exec, &choice, args);
 }
 
 size_t npt_exec_scratch_bytes(const npt_exec *exec)

@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "tensor/kernels.h"
 #include "tensor/matmul.h"
+#include "tensor/routes.h"
 
 #define NPT_MAX_BACKENDS 8
 
@@ -26,6 +27,17 @@ int npt_exec_threads(const npt_exec *exec);
 size_t npt_exec_backend_count(const npt_exec *exec);
 const npt_matmul_backend *npt_exec_backend(const npt_exec *exec, size_t index);
 
+/* Whether the order of backends was asked for, by the caller or in NPT_BACKEND. */
+bool npt_exec_named(const npt_exec *exec);
+/* From now on a product goes to the backend that `routes` names for its kind, where that is among
+ * the context's and does not refuse it; copied; NULL or none: the order of the list. NPT_E_NOMEM.
+ */
+npt_status npt_exec_use_routes(npt_exec *exec, const npt_routes *routes);
+/* NULL where there are none. */
+const npt_routes *npt_exec_routes(const npt_exec *exec);
+/* Products are added to `tally` from now on; NULL: no more. */
+void npt_exec_tally(npt_exec *exec, npt_tally *tally);
+
 /* Makes room for kernels on sequences up to `longest` tokens. NPT_E_NOMEM. */
 npt_status npt_exec_reserve(npt_exec *exec, int64_t longest, int64_t head_dim, int64_t width);
 
@@ -34,6 +46,9 @@ npt_status npt_exec_reserve(npt_exec *exec, int64_t longest, int64_t head_dim, i
 const npt_matmul_backend *npt_exec_choose(npt_exec *exec, const npt_matmul_desc *desc);
 /* Chooses and runs. Scratch grows at the first call of a shape. */
 npt_status npt_matmul(npt_exec *exec, const npt_matmul_desc *desc, const npt_matmul_args *args);
+/* The same by this backend, which must not refuse it: for measurements. Never tallied. */
+npt_status npt_matmul_by(npt_exec *exec, const npt_matmul_backend *backend,
+                         const npt_matmul_desc *desc, const npt_matmul_args *args);
 /* Bytes of scratch held. */
 size_t npt_exec_scratch_bytes(const npt_exec *exec);
 

@@ -11,6 +11,8 @@ libnptcore_la_SOURCES += \
   src/tensor/matmul_reference.c \
   src/tensor/nf4.c \
   src/tensor/nf4.h \
+  src/tensor/routes.c \
+  src/tensor/routes.h \
   src/tensor/policy.c \
   src/tensor/policy.h \
   src/tensor/sites.c \

@@ -8,7 +8,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "files/json.h"
+#include "train/calibration.h"
 #include "train/products.h"
 #include "train/setup.h"
 
@@ -30,6 +32,38 @@ static const struct {
 
 /* ---- What is here ---- */
 
+/* Backends that are a library's, with its version. */
+static json_t *libraries_json(const npt_exec *exec)
+{
+    json_t *libraries = json_object();
+    for (size_t i = 0; i < npt_exec_backend_count(exec); i++) {
+        const npt_matmul_backend *backend = npt_exec_backend(exec, i);
+        char text[REASON_BYTES];
+        if (backend->library != NULL)
+            json_object_set_new(libraries, backend->name, json_string(backend->library(text)));
+    }
+    return libraries;
+}
+
+static json_t *route_json(const npt_route *route)
+{
+    char kind[NPT_ROUTE_TEXT];
+    return json_pack("{s:s, s:s, s:f, s:s, s:f}", "kind", npt_route_kind_text(&route->kind, kind),
+                     "backend", route->backend, "gflops", route->gflops, "before", route->before,
+                     "gflops_before", route->gflops_before);
+}
+
+/* The calibration in use, or "none". */
+static json_t *calibration_json(const npt_exec *exec)
+{
+    const npt_routes *routes = npt_exec_routes(exec);
+    char label[NPT_CALIBRATION_LABEL];
+    json_t *list = json_array();
+    for (size_t i = 0; routes != NULL && i < routes->count; i++)
+        json_array_append_new(list, route_json(&routes->list[i]));
+    return json_pack("{s:s, s:o}", "digest", npt_calibration_label(exec, label), "routes", list);
+}
+
 static json_t *machine_json(const npt_exec *exec)
 {
     const npt_cpu *cpu = npt_exec_cpu(exec);
@@ -39,10 +73,11 @@ static json_t *machine_json(const npt_exec *exec)
             json_array_append_new(names, json_string(features[i].name));
     for (size_t i = 0; i < npt_exec_backend_count(exec); i++)
         json_array_append_new(backends, json_string(npt_exec_backend(exec, i)->name));
-    return json_pack("{s:s, s:{s:s, s:s, s:o}, s:i, s:s, s:o}", "version", npt_version(), "cpu",
+    return json_pack("{s:s, s:{s:s, s:s, s:o}, s:i, s:s, s:o, s:o, s:o}", "version", npt_version(), "cpu",
                      "brand", cpu->brand, "level", npt_cpu_level_name(cpu->level), "features",
                      names, "threads", npt_exec_threads(exec), "kernels",
-                     npt_exec_kernels(exec)->name, "backends", backends);
+                     npt_exec_kernels(exec)->name, "backends", backends, "libraries",
+                     libraries_json(exec), "calibration", calibration_json(exec));
 }
 
 /* ---- Where products go ---- */
@@ -54,10 +89,10 @@ static json_t *refusals_json(const npt_exec *exec, const npt_matmul_desc *desc,
     json_t *list = json_array();
     for (size_t i = 0; npt_exec_backend(exec, i) != chosen; i++) {
         const npt_matmul_backend *backend = npt_exec_backend(exec, i);
-        char text[REASON_BYTES];
+        char text[REASON_BYTES]; /* who does not refuse was passed over by a measured route */
         const char *reason = backend->refuse(desc, npt_exec_cpu(exec), text);
         json_array_append_new(list, json_pack("{s:s, s:s}", "backend", backend->name, "reason",
-                                              reason != NULL ? reason : "refused at run time"));
+                                              reason != NULL ? reason : "slower by calibration"));
     }
     return list;
 }
@@ -117,6 +152,27 @@ static void print_words(FILE *out, const char *label, const json_t *list)
     fprintf(out, "%s\n", json_array_size(list) == 0 ? "none" : "");
 }
 
+static double real_at(const json_t *object, const char *key)
+{
+    return json_real_value(json_object_get(object, key));
+}
+
+static void print_calibration(FILE *out, const json_t *calibration)
+{
+    const json_t *routes = json_object_get(calibration, "routes");
+    fprintf(out, "%-10s%s\n", "routes",
+            json_array_size(routes) == 0 ? "the built-in order; no calibration is in use"
+                                         : text_at(calibration, "digest"));
+    if (json_array_size(routes) == 0) return;
+    fprintf(out, "\n%-50s %-12s %8s  %-12s %8s\n", "kind of product, by calibration", "backend",
+            "GFLOP/s", "built-in", "GFLOP/s");
+    for (size_t i = 0; i < json_array_size(routes); i++) {
+        const json_t *r = json_array_get(routes, i);
+        fprintf(out, "%-50s %-12s %8.1f  %-12s %8.1f\n", text_at(r, "kind"), text_at(r, "backend"),
+                real_at(r, "gflops"), text_at(r, "before"), real_at(r, "gflops_before"));
+    }
+}
+
 static void print_machine(FILE *out, const json_t *root)
 {
     const json_t *cpu = json_object_get(root, "cpu");
@@ -128,6 +184,7 @@ static void print_machine(FILE *out, const json_t *root)
     fprintf(out, "%-10s%" PRId64 "\n", "threads", number_at(root, "threads"));
     fprintf(out, "%-10s%s\n", "kernels", text_at(root, "kernels"));
     print_words(out, "backends", json_object_get(root, "backends"));
+    print_calibration(out, json_object_get(root, "calibration"));
 }
 
 static void print_product(FILE *out, const json_t *p)
@@ -164,6 +221,74 @@ static void print_routes(FILE *out, const json_t *root)
         print_product(out, json_array_get(products, i));
 }
 
+/* ---- Calibration ---- */
+
+/* Long rows and short ones: with more tokens than the first, nothing changes but the time. */
+static const int64_t calibrated_tokens[] = {512, 128};
+enum { TOKEN_CHOICES = sizeof calibrated_tokens / sizeof calibrated_tokens[0] };
+
+static npt_status calibrate_model(npt_exec *exec, const npt_model *model, const npt_policy *policy,
+                                  const npt_backends_options *o, npt_routes *routes)
+{
+    npt_products products;
+    for (int i = 0; i < TOKEN_CHOICES; i++) {
+        const int64_t most = calibrated_tokens[i];
+        if (i > 0 && o->tokens < most) break;
+        npt_products_list(model, policy, o->tokens < most ? o->tokens : most, o->adapter_rank,
+                          &products);
+        NPT_TRY(npt_calibration_measure(exec, &products, o->seconds / TOKEN_CHOICES, routes));
+    }
+    return NPT_OK;
+}
+
+/* Without a model: the shapes of a small Llama, in the precisions that several backends take. */
+static npt_status calibrate_common(npt_exec *exec, const npt_backends_options *o,
+                                   npt_routes *routes)
+{
+    static const npt_policy_request requests[] = {{0}, {.use_bf16 = true}};
+    enum { REQUESTS = sizeof requests / sizeof requests[0] };
+    npt_model model = {.config = {.hidden = 2048,
+                                  .inter = 8192,
+                                  .layers = 16,
+                                  .heads = 32,
+                                  .kv_heads = 8,
+                                  .head_dim = 64}};
+    npt_backends_options part = *o;
+    part.seconds /= REQUESTS;
+    for (int i = 0; i < REQUESTS; i++) {
+        npt_policy policy;
+        NPT_TRY(npt_policy_decide(&requests[i], &policy));
+        model.file_dtype = policy.dtype[NPT_ROLE_COMPUTE];
+        NPT_TRY(calibrate_model(exec, &model, &policy, &part, routes));
+    }
+    return NPT_OK;
+}
+
+/* Adds to what the file holds already; of a damaged one nothing is kept. */
+static npt_status calibrate(const npt_setup *setup, const npt_backends_options *o)
+{
+    char machine[NPT_CALIBRATION_MACHINE], *path;
+    if (npt_exec_named(setup->exec) || o->compute.no_calibration)
+        return npt_fail(NPT_E_USAGE, "--calibrate compares all backends: leave --backend, "
+                                     "NPT_BACKEND and --no_calibration out");
+    NPT_TRY(npt_calibration_path(npt_calibration_machine(setup->exec, machine), &path));
+    npt_routes *routes = npt_alloc(1, sizeof *routes);
+    npt_status status = routes != NULL ? NPT_OK : NPT_E_NOMEM;
+    if (status == NPT_OK && npt_calibration_load(path, machine, routes) != NPT_OK)
+        routes->count = 0;
+    if (status == NPT_OK)
+        status = setup->model != NULL
+                     ? calibrate_model(setup->exec, setup->model, &setup->policy, o, routes)
+                     : calibrate_common(setup->exec, o, routes);
+    if (status == NPT_OK) status = npt_calibration_save(path, machine, routes);
+    if (status == NPT_OK) status = npt_exec_use_routes(setup->exec, routes);
+    if (status == NPT_OK)
+        npt_log(NPT_LOG_NOTE, "calibrated %zu kinds of products; kept in %s", routes->count, path);
+    npt_free(routes);
+    npt_free(path);
+    return status;
+}
+
 /* ---- The command ---- */
 
 static npt_status print(const json_t *root, bool json, FILE *out)
@@ -187,6 +312,8 @@ static npt_status check_options(const npt_backends_options *o)
         return npt_fail(NPT_E_USAGE, "--tokens %" PRId64 ": there must be at least one", o->tokens);
     if (o->adapter_rank < 1)
         return npt_fail(NPT_E_USAGE, "--adapter_rank %d: it must be at least 1", o->adapter_rank);
+    if (o->calibrate && !(o->seconds > 0))
+        return npt_fail(NPT_E_USAGE, "--seconds %g: measuring takes some", o->seconds);
     return NPT_OK;
 }
 
@@ -195,14 +322,17 @@ npt_status npt_backends(const npt_backends_options *options, FILE *out)
     npt_setup setup = {0};
     json_t *root = NULL;
     npt_status status;
-    if (options->model_name != NULL) {
-        NPT_TRY(check_options(options));
+    if (options->model_name != NULL || options->calibrate) NPT_TRY(check_options(options));
+    if (options->model_name != NULL)
         status =
             npt_setup_open(&setup, options->model_name, &options->precision, &options->compute);
-    } else {
-        status = npt_exec_create(&setup.exec, options->compute.backend, options->compute.threads);
+    else
+        status = npt_setup_exec(&setup, &options->compute);
+    if (status == NPT_OK && options->calibrate) status = calibrate(&setup, options);
+    if (status != NPT_OK) {
+        npt_setup_close(&setup);
+        return status;
     }
-    if (status != NPT_OK) return status;
     root = machine_json(setup.exec);
     if (root == NULL || (setup.model != NULL && add_routes(root, &setup, options) != 0))
         status = npt_fail(NPT_E_NOMEM, "out of memory while listing the backends");

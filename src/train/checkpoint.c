@@ -259,6 +259,11 @@ static npt_status compare_setting(const char *key, const json_t *then, const jso
                           "%s is another one: %s was made with %s, this run has %s; resume with "
                           "that of the first run",
                           fixed->flag, directory, was, is);
+    else if (strcmp(key, "calibration") == 0)
+        npt_log(NPT_LOG_WARNING,
+                "matmuls may take other routes now, and differ in their last bits: the calibration "
+                "was %s when %s was made and is %s now (--no_calibration: the built-in order)",
+                was, directory, is);
     else
         npt_log(NPT_LOG_WARNING,
                 "--%s was %s when %s was made and is %s now; the run goes on with the new value",

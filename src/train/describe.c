@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "model/block.h"
+#include "train/calibration.h"
 
 static const char *const distill_names[] = {"end-to-end", "layerwise", "mixed"};
 static const char *const loss_names[] = {"normalized", "plain"};
@@ -102,7 +103,22 @@ json_t *npt_describe_settings(const npt_train_options *o, const npt_setup *setup
     json_object_set_new(s, "optimizer_type", json_string(optimizer_names[o->optimizer]));
     json_object_set_new(s, "scheduler_type", json_string(scheduler_names[o->scheduler]));
     json_object_set_new(s, "warmup_steps", json_integer(o->warmup_steps));
+    char label[NPT_CALIBRATION_LABEL];
+    json_object_set_new(s, "calibration", json_string(npt_calibration_label(setup->exec, label)));
     return s;
+}
+
+/* {"F32 x F32 -> F32, y, 257- tokens, large": "onednn", …} */
+static json_t *describe_routes(const npt_exec *exec)
+{
+    const npt_routes *routes = npt_exec_routes(exec);
+    json_t *object = json_object();
+    for (size_t i = 0; routes != NULL && i < routes->count; i++) {
+        char kind[NPT_ROUTE_TEXT];
+        json_object_set_new(object, npt_route_kind_text(&routes->list[i].kind, kind),
+                            json_string(routes->list[i].backend));
+    }
+    return object;
 }
 
 json_t *npt_describe_run(const npt_train_options *o, const npt_setup *setup,
@@ -116,12 +132,12 @@ json_t *npt_describe_run(const npt_train_options *o, const npt_setup *setup,
     const npt_cpu *cpu = npt_exec_cpu(setup->exec);
     json_t *name = o->run_name != NULL ? npt_describe_text(o->run_name) : NULL;
     json_t *command = o->command_line != NULL ? npt_describe_text(o->command_line) : NULL;
-    return json_pack("{s:s, s:s, s:o*, s:o*, s:o, s:s, s:I, s:o, s:s, s:s, s:i, s:I, s:O}",
+    return json_pack("{s:s, s:s, s:o*, s:o*, s:o, s:s, s:I, s:o, s:o, s:s, s:s, s:i, s:I, s:O}",
                      "npt_version", npt_version(), "recipe",
                      o->recipe == NPT_RECIPE_PRETRAIN_SAFE ? "pretrain-safe" : "pretrain",
                      "run_name", name, "command", command, "policy",
                      describe_policy(&setup->policy), "cast_digest", digest, "seed",
-                     (json_int_t)o->seed, "backends", backends, "cpu", cpu->brand, "cpu_level",
+                     (json_int_t)o->seed, "backends", backends, "routes", describe_routes(setup->exec), "cpu", cpu->brand, "cpu_level",
                      npt_cpu_level_name(cpu->level), "threads", npt_exec_threads(setup->exec),
                      "total_steps", (json_int_t)total_steps, "flags", settings);
 }

@@ -3,6 +3,9 @@ libnptcore_la_SOURCES += \
   src/train/advice.c \
   src/train/advice.h \
   src/train/backends.c \
+  src/train/calibrate.c \
+  src/train/calibration.c \
+  src/train/calibration.h \
   src/train/checkpoint.c \
   src/train/checkpoint.h \
   src/train/culprit.c \
@@ -16,6 +19,8 @@ libnptcore_la_SOURCES += \
   src/train/evaluate.c \
   src/train/loader.c \
   src/train/loader.h \
+  src/train/meter.c \
+  src/train/meter.h \
   src/train/metrics.c \
   src/train/metrics.h \
   src/train/optimizer.c \

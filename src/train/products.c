@@ -20,13 +20,6 @@ typedef struct lister {
     int64_t tokens, rank;
 } lister;
 
-static bool same(const npt_matmul_desc *x, const npt_matmul_desc *y)
-{
-    return x->m == y->m && x->n == y->n && x->k == y->k && x->trans_a == y->trans_a &&
-           x->trans_w == y->trans_w && x->a == y->a && x->w == y->w && x->c == y->c &&
-           x->accumulate == y->accumulate && x->bias == y->bias;
-}
-
 /* Products of one descriptor are of one pass: the three turn their operands differently. */
 static void add(lister *l, const char *name, const char *pass, int64_t times, npt_matmul_desc desc)
 {
@@ -34,7 +27,7 @@ static void add(lister *l, const char *name, const char *pass, int64_t times, np
     if (times == 0) return;
     for (size_t i = 0; i < products->count; i++) {
         npt_product *product = &products->list[i];
-        if (!same(&product->desc, &desc)) continue;
+        if (!npt_matmul_desc_same(&product->desc, &desc)) continue;
         const size_t used = strlen(product->name);
         snprintf(product->name + used, sizeof product->name - used, ", %s", name);
         product->per_step += times;

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "files/files.h"
 #include "files/json.h"
+#include "train/calibration.h"
 #include "train/checkpoint.h"
 #include "train/data_path.h"
 
@@ -67,8 +68,14 @@ static npt_status open_all(npt_setup *setup, const char *model_name,
     if (setup->policy.mixed_switched_off)
         npt_log(NPT_LOG_WARNING,
                 "--mixed_precision is switched off: a quantized base computes in F32 (R1)");
-    NPT_TRY(npt_exec_create(&setup->exec, compute->backend, compute->threads));
+    NPT_TRY(npt_setup_exec(setup, compute));
     return open_tokenizer(setup);
+}
+
+npt_status npt_setup_exec(npt_setup *setup, const npt_compute_options *compute)
+{
+    NPT_TRY(npt_exec_create(&setup->exec, compute->backend, compute->threads));
+    return npt_calibration_apply(setup->exec, compute);
 }
 
 npt_status npt_setup_open(npt_setup *setup, const char *model_name,

@@ -15,6 +15,8 @@ export NPT_DATADIR
 LC_ALL=C
 export LC_ALL
 unset NPT_BACKEND NPT_CPU_MAX NPT_VERBOSE
+NPT_CALIBRATION=off
+export NPT_CALIBRATION
 tap_count=0
 tap_failed=0
 
