@@ -296,6 +296,26 @@ typedef struct npt_backends_options {
 } npt_backends_options;
 NPT_API npt_status npt_backends(const npt_backends_options *options, FILE *out);
 
+/* Measures this build on this machine. Words in a list are separated by commas; NULL: the defaults.
+ */
+typedef struct npt_bench_options {
+    const char *const *topics; /* matmul, step, start, memory */
+    int topic_count;           /* 0: all */
+    npt_compute_options compute;
+    const char *shapes;  /* "4096x14336,1024x2816x8": hidden, MLP, layers */
+    const char *tokens;  /* "1,16,128,512"; steps use the last */
+    const char *dtypes;  /* of matmuls: f32, bf16, f16, nf4, f32xbf16, f32xf16 */
+    const char *recipes; /* of steps: recipe-fp16, recipe-quantized, recipe-safe, fp32, … */
+    const char *distill; /* of steps: end-to-end, layerwise */
+    bool quick;          /* small shapes, little time */
+    bool json;           /* one object, schema in doc/measurements.md */
+    double seconds;      /* for one figure, about; 0: one second, less with `quick` */
+    const char *plot;    /* also a roofline, .svg or .png, through gnuplot; NULL: none */
+} npt_bench_options;
+/* Forks, so the calling process must have no threads beside its own. Models are in a new directory
+ * in $TMPDIR (else /tmp), which is removed again. NPT_E_INTERRUPTED after npt_request_stop(). */
+NPT_API npt_status npt_bench(const npt_bench_options *options, FILE *out);
+
 /* Rows of a dataset → {"input_ids":[…]} lines; and back, a text line a row. `model_name`: a model
  * directory or a tokenizer.json. */
 NPT_API npt_status npt_tokenize(const char *model_name, const npt_data_options *data,

@@ -10,7 +10,7 @@ typedef int npt_command_run(int argc, char **argv);
 
 npt_command_run npt_command_pretrain, npt_command_pretrain_safe, npt_command_evaluate,
     npt_command_backends, npt_command_tokenize, npt_command_detokenize, npt_command_make_model,
-    npt_command_doctor, npt_command_selftest;
+    npt_command_doctor, npt_command_selftest, npt_command_bench;
 
 /* The name of the program in commands that a person may paste: argv[0]. */
 extern const char *const npt_cli_program;

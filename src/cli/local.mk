@@ -15,6 +15,7 @@ npt_SOURCES = \
   src/cli/pretrain.c \
   src/cli/evaluate.c \
   src/cli/backends.c \
+  src/cli/bench.c \
   src/cli/tokenize.c \
   src/cli/detokenize.c \
   src/cli/make_model.c \

@@ -23,6 +23,7 @@ static const struct command {
     {"pretrain-safe", npt_command_pretrain_safe, "the same with cautious defaults"},
     {"evaluate", npt_command_evaluate, "compare the adapted model with the model as it was"},
     {"backends", npt_command_backends, "what computes here, and what a model's matmuls go to"},
+    {"bench", npt_command_bench, "measure this build on this machine"},
     {"doctor", npt_command_doctor, "find out what is wrong with a precision, before or after"},
     {"tokenize", npt_command_tokenize, "rows of text to rows of token ids"},
     {"detokenize", npt_command_detokenize, "rows of token ids to text"},

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 libnptcore_la_SOURCES += \
   src/cpu/backends.c \
-  src/cpu/backends.h
+  src/cpu/backends.h \
+  src/cpu/peaks.c \
+  src/cpu/peaks.h
 if OPENBLAS
 libnptcore_la_SOURCES += src/cpu/matmul_openblas.c
 endif
@@ -18,6 +20,7 @@ endif
 noinst_LTLIBRARIES += libnptavx2.la
 libnptavx2_la_CFLAGS = $(AM_CFLAGS) $(NPT_AVX2_CFLAGS)
 libnptavx2_la_SOURCES = \
+  src/cpu/peak_avx2.c \
   src/cpu/matmul_avx2.c \
   src/cpu/matmul_native.inc.h
 libnptcore_la_LIBADD += libnptavx2.la
@@ -26,14 +29,14 @@ endif
 if AVX512
 noinst_LTLIBRARIES += libnptavx512.la
 libnptavx512_la_CFLAGS = $(AM_CFLAGS) $(NPT_AVX512_CFLAGS)
-libnptavx512_la_SOURCES = src/cpu/matmul_avx512.c
+libnptavx512_la_SOURCES = src/cpu/matmul_avx512.c src/cpu/peak_avx512.c
 libnptcore_la_LIBADD += libnptavx512.la
 endif
 
 if AMX
 noinst_LTLIBRARIES += libnptamx.la
 libnptamx_la_CFLAGS = $(AM_CFLAGS) $(NPT_AMX_CFLAGS)
-libnptamx_la_SOURCES = src/cpu/matmul_amx.c
+libnptamx_la_SOURCES = src/cpu/matmul_amx.c src/cpu/peak_amx.c src/cpu/peak_bf16.c
 libnptcore_la_LIBADD += libnptamx.la
 endif
 

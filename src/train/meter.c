@@ -202,7 +202,7 @@ static npt_status take_turn(turn *t)
 
 npt_status npt_meter_matmul(npt_meter *m, const npt_matmul_desc *desc,
                             const npt_matmul_backend *const *backends, size_t count,
-                            double seconds, npt_timing timings[NPT_MAX_BACKENDS])
+                            double seconds, npt_timing *timings)
 {
     double *samples = npt_alloc(count * TURNS * MAX_RUNS, sizeof *samples);
     npt_timing found[NPT_MAX_BACKENDS];

@@ -30,10 +30,11 @@ typedef struct npt_meter {
 void npt_meter_init(npt_meter *meter, npt_exec *exec, size_t pool_bytes);
 void npt_meter_fini(npt_meter *meter);
 /* One product by each of `backends`, of which none may refuse it; `seconds` of measuring for each,
- * but three repetitions at least. NPT_E_NOMEM, or what a backend fails with. */
+ * but three repetitions at least. `timings`: one for each. NPT_E_NOMEM, or what a backend fails
+ * with. */
 npt_status npt_meter_matmul(npt_meter *meter, const npt_matmul_desc *desc,
                             const npt_matmul_backend *const *backends, size_t count,
-                            double seconds, npt_timing timings[NPT_MAX_BACKENDS]);
+                            double seconds, npt_timing *timings);
 /* One by `first` and at once one by `second`, timed together, after npt_meter_matmul() of the same
  * product: whoever follows a library shares the cores with its spinning workers. */
 npt_status npt_meter_pair(npt_meter *meter, const npt_matmul_desc *desc,

@@ -18,6 +18,7 @@ BEGIN {
     may["model"] = "model base files tensor"
     may["train"] = "train model cpu cuda tensor text files base"
     may["doctor"] = "doctor train model cpu cuda tensor text files base"
+    may["bench"] = "bench doctor train model cpu cuda tensor text files base"
     may["cli"] = "cli"
     vendor = "^(cblas|openblas_config|dnnl[a-z_]*|immintrin|x86intrin|[a-z]mmintrin|amxintrin|" \
              "cuda[a-z_]*|cublas[a-zA-Z_]*|omp)\\.h$"
