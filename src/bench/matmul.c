@@ -85,6 +85,8 @@ static double bytes_of(const npt_matmul_desc *d)
            element_bytes(d->c) * (double)(d->m * d->n);
 }
 
+/* ---- Sums over a layer ---- */
+
 /* Adds `times` of one repetition to the sum of a layer. */
 static void add_timing(npt_timing *sum, const npt_timing *one, int64_t times)
 {
@@ -94,81 +96,138 @@ static void add_timing(npt_timing *sum, const npt_timing *one, int64_t times)
     if (sum->runs == 0 || one->runs < sum->runs) sum->runs = one->runs;
 }
 
-/* A line for each backend. */
-static void add_rows(const json_t *root, const cell *c, const npt_matmul_backend *const *backends,
-                     size_t count, const npt_timing *sums, json_t *const *products, json_t *list)
+/* ---- Who takes part ---- */
+
+/* A side and how it is called in the table. */
+typedef struct contestant {
+    npt_exec *exec;
+    const npt_matmul_backend *backend;
+    const char *name;
+    bool expanded; /* gets the weights as F32, expanded beforehand and uncounted */
+    npt_timing sum;
+    json_t *products;
+} contestant;
+
+typedef struct contest {
+    contestant list[NPT_METER_SIDES];
+    size_t count;
+} contest;
+
+static npt_matmul_desc desc_for(const contestant *who, const cell *c, const linear *l)
+{
+    npt_matmul_desc desc = desc_of(c, l);
+    if (who->expanded) desc.w = NPT_F32;
+    return desc;
+}
+
+static void invite(contest *all, npt_exec *exec, const npt_matmul_backend *backend, bool expanded)
+{
+    if (all->count == NPT_METER_SIDES) return;
+    all->list[all->count++] = (contestant){.exec = exec,
+                                           .backend = backend,
+                                           .name = backend->name,
+                                           .expanded = expanded,
+                                           .products = json_array()};
+}
+
+/* All that accept the product; and the libraries that multiply F32 by F32 only, where the
+ * activations are F32: what somebody without our kernels would use. */
+static void invite_all(npt_exec *exec, const cell *c, contest *all)
+{
+    linear linears[SHAPES];
+    const npt_matmul_backend *backends[NPT_MAX_BACKENDS];
+    list_linears(&c->shape, linears);
+    npt_matmul_desc desc = desc_of(c, &linears[0]);
+    size_t count = npt_meter_willing(exec, &desc, backends);
+    for (size_t i = 0; i < count; i++) invite(all, exec, backends[i], false);
+    if (desc.a != NPT_F32 || desc.w == NPT_F32) return;
+    desc.w = NPT_F32;
+    count = npt_meter_willing(exec, &desc, backends);
+    for (size_t i = 0; i < count; i++)
+        if (backends[i]->library != NULL) invite(all, exec, backends[i], true);
+}
+
+/* ---- Measuring ---- */
+
+static json_t *row_json(const cell *c, const contestant *who, double flops)
+{
+    char shape[2 * NPT_BENCH_NAME];
+    snprintf(shape, sizeof shape, "%" PRId64 "x%" PRId64, c->shape.hidden, c->shape.inter);
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:s, s:b, s:o, s:O}", "recipe", c->name,
+                     "shape", shape, "a", npt_dtype_name(c->recipe->a), "w",
+                     npt_dtype_name(c->recipe->w), "c", npt_dtype_name(c->recipe->c), "pass",
+                     npt_product_pass_name(c->pass), "tokens", (json_int_t)c->tokens, "backend",
+                     who->name, "expanded", (int)who->expanded, "gflops",
+                     npt_bench_timing(&who->sum, flops, 1e-9), "products", who->products);
+}
+
+/* A line of the table, with what the machine could do at best. */
+static void add_row(const json_t *root, const cell *c, const contestant *who, json_t *list)
 {
     linear linears[SHAPES];
     double flops = 0, bytes = 0;
-    char shape[NPT_BENCH_NAME];
     list_linears(&c->shape, linears);
     for (int i = 0; i < SHAPES; i++) {
-        const npt_matmul_desc desc = desc_of(c, &linears[i]);
+        const npt_matmul_desc desc = desc_for(who, c, &linears[i]);
         flops += (double)linears[i].per_layer * flops_of(&desc);
         bytes += (double)linears[i].per_layer * bytes_of(&desc);
     }
-    const npt_bench_roof roof = npt_bench_roof_of(root, c->recipe->pieces, flops / bytes);
+    const int pieces = who->expanded ? recipes[0].pieces : c->recipe->pieces;
+    const npt_bench_roof roof = npt_bench_roof_of(root, pieces, flops / bytes);
     const double most = fmin(roof.arithmetic, roof.memory);
-    snprintf(shape, sizeof shape, "%" PRId64 "x%" PRId64, c->shape.hidden, c->shape.inter);
-    for (size_t b = 0; b < count; b++)
-        json_array_append_new(
-            list,
-            json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:s, s:o, s:f, s:f, s:f, s:s, s:O}",
-                      "recipe", c->name, "shape", shape, "a", npt_dtype_name(c->recipe->a), "w",
-                      npt_dtype_name(c->recipe->w), "c", npt_dtype_name(c->recipe->c), "pass",
-                      npt_product_pass_name(c->pass), "tokens", (json_int_t)c->tokens, "backend",
-                      backends[b]->name, "gflops", npt_bench_timing(&sums[b], flops, 1e-9),
-                      "flop_per_byte", flops / bytes, "roof_gflops", most, "share",
-                      flops / sums[b].median * 1e-9 / most, "bound",
-                      roof.memory < roof.arithmetic ? "memory" : "arithmetic", "products",
-                      products[b]));
+    json_t *row = row_json(c, who, flops);
+    json_object_set_new(row, "flop_per_byte", json_real(flops / bytes));
+    json_object_set_new(row, "roof_gflops", json_real(most));
+    json_object_set_new(row, "share", json_real(flops / who->sum.median * 1e-9 / most));
+    json_object_set_new(row, "bound",
+                        json_string(roof.memory < roof.arithmetic ? "memory" : "arithmetic"));
+    json_array_append_new(list, row);
 }
 
-static npt_status measure_linears(npt_meter *meter, const cell *c,
-                                  const npt_matmul_backend *const *backends, size_t count,
-                                  double seconds, npt_timing *sums, json_t *const *products)
+static npt_status measure_linear(npt_meter *meter, const cell *c, const linear *l, double seconds,
+                                 contest *all)
 {
-    linear linears[SHAPES];
-    list_linears(&c->shape, linears);
-    for (int i = 0; i < SHAPES; i++) {
-        const npt_matmul_desc desc = desc_of(c, &linears[i]);
-        npt_timing timings[NPT_MAX_BACKENDS];
-        NPT_TRY(npt_meter_matmul(meter, &desc, backends, count, seconds / SHAPES, timings));
-        for (size_t b = 0; b < count; b++) {
-            add_timing(&sums[b], &timings[b], linears[i].per_layer);
-            json_array_append_new(
-                products[b],
-                json_pack("{s:s, s:I, s:I, s:I, s:o}", "name", linears[i].name, "rows",
-                          (json_int_t)linears[i].rows, "cols", (json_int_t)linears[i].cols,
-                          "per_layer", (json_int_t)linears[i].per_layer, "gflops",
-                          npt_bench_timing(&timings[b], flops_of(&desc), 1e-9)));
-        }
+    npt_meter_side sides[NPT_METER_SIDES];
+    npt_timing timings[NPT_METER_SIDES];
+    for (size_t i = 0; i < all->count; i++) {
+        const contestant *who = &all->list[i];
+        sides[i] = (npt_meter_side){who->exec, who->backend, desc_for(who, c, l)};
+    }
+    NPT_TRY(npt_meter_run(meter, sides, all->count, seconds, timings));
+    for (size_t i = 0; i < all->count; i++) {
+        add_timing(&all->list[i].sum, &timings[i], l->per_layer);
+        json_array_append_new(
+            all->list[i].products,
+            json_pack("{s:s, s:I, s:I, s:I, s:o}", "name", l->name, "rows", (json_int_t)l->rows,
+                      "cols", (json_int_t)l->cols, "per_layer", (json_int_t)l->per_layer, "gflops",
+                      npt_bench_timing(&timings[i], flops_of(&sides[i].desc), 1e-9)));
     }
     return NPT_OK;
 }
 
-static npt_status measure_cell(npt_meter *meter, const cell *c, const npt_bench_request *request,
-                               json_t *root, json_t *list)
+/* One line a contestant. */
+static npt_status measure_cell(npt_exec *exec, npt_meter *meter, const cell *c,
+                               const npt_bench_request *request, json_t *root)
 {
     linear linears[SHAPES];
-    const npt_matmul_backend *backends[NPT_MAX_BACKENDS];
-    npt_timing sums[NPT_MAX_BACKENDS] = {{0}};
-    json_t *products[NPT_MAX_BACKENDS];
-    list_linears(&c->shape, linears);
-    const npt_matmul_desc first = desc_of(c, &linears[0]);
-    const size_t count = npt_meter_willing(meter->exec, &first, backends);
+    contest all = {.count = 0};
+    npt_status status = NPT_OK;
     if (npt_stop_requested() != 0) return npt_fail(NPT_E_INTERRUPTED, "stopped by a signal");
-    for (size_t b = 0; b < count; b++) products[b] = json_array();
-    npt_status status =
-        measure_linears(meter, c, backends, count, request->seconds, sums, products);
-    if (status == NPT_OK) add_rows(root, c, backends, count, sums, products, list);
-    for (size_t b = 0; b < count; b++) json_decref(products[b]);
+    list_linears(&c->shape, linears);
+    invite_all(exec, c, &all);
+    for (int i = 0; i < SHAPES && status == NPT_OK; i++)
+        status = measure_linear(meter, c, &linears[i], request->seconds / SHAPES, &all);
+    for (size_t i = 0; i < all.count; i++) {
+        if (status == NPT_OK)
+            add_row(root, c, &all.list[i], json_object_get(root, "matmul"));
+        json_decref(all.list[i].products);
+    }
     return status;
 }
 
 /* Both directions, all numbers of tokens. */
-static npt_status measure_recipe(npt_meter *meter, const npt_bench_request *request, cell c,
-                                 json_t *root, json_t *list)
+static npt_status measure_recipe(npt_exec *exec, npt_meter *meter,
+                                 const npt_bench_request *request, cell c, json_t *root)
 {
     npt_log(NPT_LOG_NOTE, "bench: matmul %s, %" PRId64 "x%" PRId64, c.name, c.shape.hidden,
             c.shape.inter);
@@ -176,7 +235,7 @@ static npt_status measure_recipe(npt_meter *meter, const npt_bench_request *requ
         for (int t = 0; t < request->matmul_token_count; t++) {
             c.pass = (npt_product_pass)pass;
             c.tokens = request->matmul_tokens[t];
-            NPT_TRY(measure_cell(meter, &c, request, root, list));
+            NPT_TRY(measure_cell(exec, meter, &c, request, root));
         }
     return NPT_OK;
 }
@@ -185,16 +244,15 @@ npt_status npt_bench_matmul(npt_exec *exec, const npt_bench_request *request, js
 {
     npt_meter meter;
     npt_status status = NPT_OK;
-    json_t *list = json_array();
-    json_object_set_new(root, "matmul", list);
-    npt_meter_init(&meter, exec, request->pool_bytes);
+    json_object_set_new(root, "matmul", json_array());
+    npt_meter_init(&meter, request->pool_bytes);
     for (int s = 0; s < request->matmul_shape_count; s++)
         for (int i = 0; i < RECIPES && status == NPT_OK; i++) {
             const cell c = {.name = npt_bench_matmul_recipes[i],
                             .recipe = &recipes[i],
                             .shape = request->matmul_shapes[s]};
             if ((request->matmul_recipes & 1u << i) != 0)
-                status = measure_recipe(&meter, request, c, root, list);
+                status = measure_recipe(exec, &meter, request, c, root);
         }
     npt_meter_fini(&meter);
     return status;

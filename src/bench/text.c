@@ -98,8 +98,9 @@ static void print_matmul(FILE *out, const json_t *root)
                     "runs", "roof", "share", "/ others");
         }
         const double other = best_other(list, row);
-        fprintf(out, "%-8s %-4s %6" PRId64 "  %-11s", text_at(row, "recipe"), text_at(row, "pass"),
-                number_at(row, "tokens"), text_at(row, "backend"));
+        fprintf(out, "%-8s %-4s %6" PRId64 "  %-10s%c", text_at(row, "recipe"),
+                text_at(row, "pass"), number_at(row, "tokens"), text_at(row, "backend"),
+                json_is_true(json_object_get(row, "expanded")) ? '*' : ' ');
         print_timing(out, row, "gflops", 1);
         fprintf(out, " %7.0f%c %5.0f%%", real_at(row, "roof_gflops"),
                 text_at(row, "bound")[0] == 'm' ? 'm' : ' ', 100 * real_at(row, "share"));
@@ -108,7 +109,8 @@ static void print_matmul(FILE *out, const json_t *root)
     }
     if (json_array_size(list) > 0)
         fputs("roof: the least of arithmetic (products in bf16 pieces where AMX is) and memory "
-              "(m); share: of it;\n/ others: against the fastest other backend\n",
+              "(m); share: of it;\n/ others: against the fastest other backend; *: weights as "
+              "F32, expanded beforehand, uncounted\n",
               out);
 }
 
@@ -169,7 +171,7 @@ static void print_memory(FILE *out, const json_t *root)
 {
     static const char *const parts[] = {"weights",   "adapters",    "masters", "moments",
                                         "gradients", "activations", "scratch"};
-    static const int widths[] = {8, 8, 8, 8, 9, 11, 8};
+    static const int widths[] = {7, 8, 7, 7, 9, 11, 7};
     enum { PARTS = sizeof parts / sizeof parts[0] };
     const json_t *list = json_object_get(root, "memory");
     const char *shape = "";

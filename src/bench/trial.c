@@ -125,14 +125,13 @@ static npt_status measure_alone(child *c, json_t *products, double *sum)
     npt_meter meter;
     npt_status status = NPT_OK;
     *sum = 0;
-    npt_meter_init(&meter, c->trainer.setup.exec, POOL_BYTES);
+    npt_meter_init(&meter, POOL_BYTES);
     for (size_t i = 0; i < c->tally.count && status == NPT_OK; i++) {
         const npt_tally_row *row = &c->tally.rows[i];
-        npt_matmul_desc desc = row->desc;
+        npt_meter_side side = {c->trainer.setup.exec, row->backend, row->desc};
         npt_timing timing = {0};
-        desc.bias = false;
-        status = npt_meter_matmul(&meter, &desc, &row->backend, 1, c->trial->alone_seconds,
-                                  &timing);
+        side.desc.bias = false;
+        status = npt_meter_run(&meter, &side, 1, c->trial->alone_seconds, &timing);
         *sum += (double)row->count * timing.median;
         json_object_set_new(json_array_get(products, i), "alone_s", json_real(timing.median));
     }

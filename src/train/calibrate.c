@@ -76,31 +76,33 @@ static bool all_willing(const npt_exec *exec, const candidate *c, const npt_matm
     return true;
 }
 
-/* Seconds that the first backend loses where it follows backend `i`. */
-static npt_status measure_penalty(npt_meter *meter, const npt_matmul_desc *desc,
-                                  const candidate *c, size_t i, const npt_timing *timings,
-                                  double *penalty)
+/* Seconds that the first side loses where it follows side `i`. */
+static npt_status measure_penalty(npt_meter *meter, const npt_meter_side *sides, size_t i,
+                                  const npt_timing *timings, double *penalty)
 {
     npt_timing both;
     *penalty = 0;
-    if (i == 0 || c->backends[i]->library == NULL) return NPT_OK;
-    NPT_TRY(npt_meter_pair(meter, desc, c->backends[i], c->backends[0],
-                           2 * (timings[i].min + timings[0].min), &both));
+    if (i == 0 || sides[i].backend->library == NULL) return NPT_OK;
+    NPT_TRY(npt_meter_pair(meter, &sides[i], &sides[0], 2 * (timings[i].min + timings[0].min),
+                           &both));
     *penalty = fmax(0, both.min - timings[i].min - timings[0].min);
     return NPT_OK;
 }
 
-static npt_status measure_product(npt_meter *meter, const npt_product *product, double seconds,
-                                  candidates *all)
+static npt_status measure_product(npt_exec *exec, npt_meter *meter, const npt_product *product,
+                                  double seconds, candidates *all)
 {
     const npt_matmul_desc desc = measured_desc(product);
     candidate *c = find_candidate(all, &desc);
+    npt_meter_side sides[NPT_MAX_BACKENDS];
     npt_timing timings[NPT_MAX_BACKENDS];
-    if (c == NULL || !all_willing(meter->exec, c, &desc)) return NPT_OK;
-    NPT_TRY(npt_meter_matmul(meter, &desc, c->backends, c->backend_count, seconds, timings));
+    if (c == NULL || !all_willing(exec, c, &desc)) return NPT_OK;
+    for (size_t i = 0; i < c->backend_count; i++)
+        sides[i] = (npt_meter_side){exec, c->backends[i], desc};
+    NPT_TRY(npt_meter_run(meter, sides, c->backend_count, seconds, timings));
     for (size_t i = 0; i < c->backend_count; i++) {
         double penalty = 0;
-        NPT_TRY(measure_penalty(meter, &desc, c, i, timings, &penalty));
+        NPT_TRY(measure_penalty(meter, sides, i, timings, &penalty));
         c->seconds[i] += (double)product->per_step * (timings[i].min + penalty);
     }
     c->flops += 2.0 * (double)product->per_step * (double)desc.m * (double)desc.n * (double)desc.k;
@@ -136,9 +138,9 @@ npt_status npt_calibration_measure(npt_exec *exec, const npt_products *products,
     list_candidates(exec, products, all);
     /* half of the time goes into what is not counted */
     const double each = 0.5 * seconds / fmax(1, (double)all->pairs);
-    npt_meter_init(&meter, exec, POOL_BYTES);
+    npt_meter_init(&meter, POOL_BYTES);
     for (size_t i = 0; i < products->count && status == NPT_OK; i++)
-        status = measure_product(&meter, &products->list[i], each, all);
+        status = measure_product(exec, &meter, &products->list[i], each, all);
     for (size_t i = 0; i < all->count && status == NPT_OK; i++)
         if (all->list[i].flops > 0) status = choose(&all->list[i], routes);
     npt_meter_fini(&meter);

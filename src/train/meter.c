@@ -96,15 +96,20 @@ static char *grow(char *block, size_t *held, size_t bytes)
     return block;
 }
 
-static npt_status prepare_pool(npt_meter *m, npt_dtype dtype, size_t weight_bytes)
+static npt_meter_pool *pool_of(npt_meter *m, npt_dtype dtype)
 {
-    const size_t before = m->pool_bytes;
+    return &m->pools[dtype == NPT_F32];
+}
+
+static npt_status prepare_pool(npt_meter *m, const npt_matmul_desc *d)
+{
+    npt_meter_pool *pool = pool_of(m, d->w);
+    const size_t before = pool->bytes, weight_bytes = bytes_of(d->w, d->n * d->k);
     const size_t copies = m->pool_wanted / weight_bytes + 1;
-    m->pool = grow(m->pool, &m->pool_bytes, copies * weight_bytes);
-    if (m->pool == NULL) return NPT_E_NOMEM;
-    if (m->pool_dtype != dtype || m->pool_bytes != before)
-        fill(m->pool, dtype, m->pool_bytes, 1);
-    m->pool_dtype = dtype;
+    pool->data = grow(pool->data, &pool->bytes, copies * weight_bytes);
+    if (pool->data == NULL) return NPT_E_NOMEM;
+    if (pool->dtype != d->w || pool->bytes != before) fill(pool->data, d->w, pool->bytes, 1);
+    pool->dtype = d->w;
     return NPT_OK;
 }
 
@@ -121,11 +126,13 @@ static npt_status prepare_absmax(npt_meter *m, int64_t blocks)
     return NPT_OK;
 }
 
-static npt_status prepare(npt_meter *m, const npt_matmul_desc *d)
+static npt_status prepare(npt_meter *m, const npt_meter_side *sides, size_t count)
 {
+    const npt_matmul_desc *d = &sides[0].desc;
     const size_t a_bytes = bytes_of(d->a, d->m * d->k), c_bytes = bytes_of(d->c, d->m * d->n);
-    npt_status status = prepare_pool(m, d->w, bytes_of(d->w, d->n * d->k));
-    if (status == NPT_OK) status = prepare_absmax(m, (d->n * d->k + 63) / NPT_NF4_BLOCK);
+    npt_status status = prepare_absmax(m, (d->n * d->k + 63) / NPT_NF4_BLOCK);
+    for (size_t i = 0; i < count && status == NPT_OK; i++)
+        status = prepare_pool(m, &sides[i].desc);
     m->a = grow(m->a, &m->a_bytes, a_bytes);
     m->c = grow(m->c, &m->c_bytes, c_bytes);
     if (status != NPT_OK || m->a == NULL || m->c == NULL)
@@ -136,14 +143,15 @@ static npt_status prepare(npt_meter *m, const npt_matmul_desc *d)
     return NPT_OK;
 }
 
-void npt_meter_init(npt_meter *m, npt_exec *exec, size_t pool_bytes)
+void npt_meter_init(npt_meter *m, size_t pool_bytes)
 {
-    *m = (npt_meter){.exec = exec, .pool_wanted = pool_bytes};
+    *m = (npt_meter){.pool_wanted = pool_bytes};
 }
 
 void npt_meter_fini(npt_meter *m)
 {
-    free(m->pool);
+    free(m->pools[0].data);
+    free(m->pools[1].data);
     free(m->a);
     free(m->c);
     free(m->absmax);
@@ -154,34 +162,35 @@ void npt_meter_fini(npt_meter *m)
 
 typedef struct turn {
     npt_meter *meter;
-    const npt_matmul_desc *desc;
-    const npt_matmul_backend *backend, *follower; /* follower: NULL, or who multiplies next */
-    double seconds;                               /* of the turn */
+    const npt_meter_side *side, *follower; /* follower: NULL, or who multiplies next */
+    double seconds;                        /* of the turn */
     double *samples;
     int count, round; /* round: which weights come next */
 } turn;
 
-static npt_status run_once(turn *t, const npt_matmul_backend *by, double *seconds)
+static npt_status run_once(turn *t, const npt_meter_side *by, double *seconds)
 {
     npt_meter *m = t->meter;
-    const size_t weight_bytes = bytes_of(t->desc->w, t->desc->n * t->desc->k);
-    const size_t copies = m->pool_bytes / weight_bytes;
+    const npt_matmul_desc *d = &by->desc;
+    const npt_meter_pool *pool = pool_of(m, d->w);
+    const size_t weight_bytes = bytes_of(d->w, d->n * d->k);
+    const size_t copies = pool->bytes / weight_bytes;
     const npt_matmul_args args = {.a = m->a,
-                                  .w = m->pool + (size_t)t->round++ % copies * weight_bytes,
+                                  .w = pool->data + (size_t)t->round++ % copies * weight_bytes,
                                   .absmax = m->absmax,
                                   .levels = npt_nf4_levels,
                                   .c = m->c};
     const double begun = npt_seconds_now();
-    NPT_TRY(npt_matmul_by(m->exec, by, t->desc, &args));
+    NPT_TRY(npt_matmul_by(by->exec, by->backend, d, &args));
     *seconds = npt_seconds_now() - begun;
     return NPT_OK;
 }
 
-/* By the turn's backend and, where there is one, by its follower. */
+/* By the turn's side and, where there is one, by its follower. */
 static npt_status run_counted(turn *t, double *seconds)
 {
     double more = 0;
-    NPT_TRY(run_once(t, t->backend, seconds));
+    NPT_TRY(run_once(t, t->side, seconds));
     if (t->follower != NULL) NPT_TRY(run_once(t, t->follower, &more));
     *seconds += more;
     return NPT_OK;
@@ -200,44 +209,36 @@ static npt_status take_turn(turn *t)
     return NPT_OK;
 }
 
-npt_status npt_meter_matmul(npt_meter *m, const npt_matmul_desc *desc,
-                            const npt_matmul_backend *const *backends, size_t count,
-                            double seconds, npt_timing *timings)
+npt_status npt_meter_run(npt_meter *m, const npt_meter_side *sides, size_t count, double seconds,
+                         npt_timing *timings)
 {
     double *samples = npt_alloc(count * TURNS * MAX_RUNS, sizeof *samples);
-    npt_timing found[NPT_MAX_BACKENDS];
-    int runs[NPT_MAX_BACKENDS] = {0};
-    npt_status status = samples != NULL ? prepare(m, desc) : NPT_E_NOMEM;
+    int runs[NPT_METER_SIDES] = {0};
+    NPT_ASSERT(count <= NPT_METER_SIDES);
+    npt_status status = samples != NULL ? prepare(m, sides, count) : NPT_E_NOMEM;
     for (int i = 0; i < TURNS && status == NPT_OK; i++)
-        for (size_t b = 0; b < count && status == NPT_OK; b++) {
+        for (size_t s = 0; s < count && status == NPT_OK; s++) {
             turn t = {.meter = m,
-                      .desc = desc,
-                      .backend = backends[b],
+                      .side = &sides[s],
                       .seconds = seconds / TURNS,
-                      .samples = samples + b * TURNS * MAX_RUNS,
-                      .count = runs[b],
+                      .samples = samples + s * TURNS * MAX_RUNS,
+                      .count = runs[s],
                       .round = i};
             status = take_turn(&t);
-            runs[b] = t.count;
+            runs[s] = t.count;
         }
-    for (size_t b = 0; b < count && status == NPT_OK; b++)
-        found[b] = npt_timing_of(samples + b * TURNS * MAX_RUNS, runs[b]);
-    if (status == NPT_OK) memcpy(timings, found, count * sizeof *timings);
+    for (size_t s = 0; s < count && status == NPT_OK; s++)
+        timings[s] = npt_timing_of(samples + s * TURNS * MAX_RUNS, runs[s]);
     npt_free(samples);
     return status;
 }
 
-npt_status npt_meter_pair(npt_meter *m, const npt_matmul_desc *desc,
-                          const npt_matmul_backend *first, const npt_matmul_backend *second,
+npt_status npt_meter_pair(npt_meter *m, const npt_meter_side *first, const npt_meter_side *second,
                           double seconds, npt_timing *timing)
 {
     double samples[MAX_RUNS];
-    turn t = {.meter = m,
-              .desc = desc,
-              .backend = first,
-              .follower = second,
-              .seconds = seconds,
-              .samples = samples};
+    turn t = {
+        .meter = m, .side = first, .follower = second, .seconds = seconds, .samples = samples};
     NPT_TRY(take_turn(&t));
     *timing = npt_timing_of(samples, t.count);
     return NPT_OK;

@@ -16,30 +16,43 @@ npt_timing npt_timing_of(double *seconds, int count);
 /* Monotonic. */
 double npt_seconds_now(void);
 
+/* One that takes part in a measurement. */
+typedef struct npt_meter_side {
+    npt_exec *exec;
+    const npt_matmul_backend *backend; /* must not refuse the product */
+    npt_matmul_desc desc;
+} npt_meter_side;
+
+enum { NPT_METER_SIDES = NPT_MAX_BACKENDS + 2 };
+
+/* Random weights of one dtype. */
+typedef struct npt_meter_pool {
+    npt_dtype dtype;
+    char *data;
+    size_t bytes;
+} npt_meter_pool;
+
 /* Random operands. Weights rotate through a pool, so that they come from memory as in training. */
 typedef struct npt_meter {
-    npt_exec *exec;
-    size_t pool_wanted; /* bytes that weights rotate through */
-    npt_dtype pool_dtype;
-    char *pool, *a, *c;
+    size_t pool_wanted;       /* bytes that weights rotate through */
+    npt_meter_pool pools[2];  /* of the dtype as it is; of F32, where a side wants that instead */
+    char *a, *c;
     float *absmax;
-    size_t pool_bytes, a_bytes, c_bytes;
+    size_t a_bytes, c_bytes;
     int64_t absmax_count;
 } npt_meter;
 
-void npt_meter_init(npt_meter *meter, npt_exec *exec, size_t pool_bytes);
+void npt_meter_init(npt_meter *meter, size_t pool_bytes);
 void npt_meter_fini(npt_meter *meter);
-/* One product by each of `backends`, of which none may refuse it; `seconds` of measuring for each,
- * but three repetitions at least. `timings`: one for each. NPT_E_NOMEM, or what a backend fails
- * with. */
-npt_status npt_meter_matmul(npt_meter *meter, const npt_matmul_desc *desc,
-                            const npt_matmul_backend *const *backends, size_t count,
-                            double seconds, npt_timing *timings);
-/* One by `first` and at once one by `second`, timed together, after npt_meter_matmul() of the same
+/* One product by every side, `seconds` of measuring for each, but three repetitions at least. The
+ * descriptors may differ in the dtype of the weights only, and be F32 there. `timings`: one for
+ * each. NPT_E_NOMEM, or what a backend fails with. */
+npt_status npt_meter_run(npt_meter *meter, const npt_meter_side *sides, size_t count,
+                         double seconds, npt_timing *timings);
+/* One by `first` and at once one by `second`, timed together, after npt_meter_run() of the same
  * product: whoever follows a library shares the cores with its spinning workers. */
-npt_status npt_meter_pair(npt_meter *meter, const npt_matmul_desc *desc,
-                          const npt_matmul_backend *first, const npt_matmul_backend *second,
-                          double seconds, npt_timing *timing);
+npt_status npt_meter_pair(npt_meter *meter, const npt_meter_side *first,
+                          const npt_meter_side *second, double seconds, npt_timing *timing);
 /* The backends of the context that accept a product, in order, without the reference unless it is
  * the only one; returns how many. */
 size_t npt_meter_willing(const npt_exec *exec, const npt_matmul_desc *desc,
