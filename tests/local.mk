@@ -30,6 +30,7 @@ include $(top_srcdir)/tests/ops.mk
 include $(top_srcdir)/tests/model.mk
 include $(top_srcdir)/tests/train.mk
 include $(top_srcdir)/tests/doctor.mk
+include $(top_srcdir)/tests/bench.mk
 include $(top_srcdir)/tests/cli.mk
 include $(top_srcdir)/tests/fuzz/local.mk
 include $(top_srcdir)/tests/checks/local.mk

@@ -55,12 +55,3 @@ dist_check_SCRIPTS += \
   tests/train/test_recipes.sh \
   tests/train/test_resume.sh \
   tests/train/test_signals.sh
-
-# A step beside PyTorch: TORCH_PYTHON=python with torch, BENCH_RIVAL=torch_step.py; else npt alone.
-EXTRA_DIST += tests/bench/step.sh
-BENCH_RIVAL = $(top_srcdir)/../shared/rivals/torch_step.py
-bench: bench-step
-bench-step: npt
-	bash $(top_srcdir)/tests/bench/step.sh ./npt \
-	  $$(test -n "$$TORCH_PYTHON" && test -f $(BENCH_RIVAL) && echo $(BENCH_RIVAL))
-.PHONY: bench-step

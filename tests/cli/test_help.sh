@@ -3,7 +3,7 @@
 # Help pages: complete, with defaults, narrow enough, the same in both spellings; and every flag
 # they list is one that the program takes.
 . "${NPT_SRCDIR:-.}/tests/cli/lib.sh"
-commands='pretrain pretrain-safe evaluate backends tokenize detokenize make-model doctor selftest
+commands='pretrain pretrain-safe evaluate backends bench tokenize detokenize make-model doctor selftest
     version'
 
 run
