@@ -290,9 +290,9 @@ typedef struct npt_backends_options {
     int64_t tokens;
     int adapter_rank;
     bool json;
-    bool calibrate;     /* first measures who is faster, for this model or for common shapes, and
-                           keeps that in the user's cache for all later runs */
-    double seconds;     /* of measuring, about */
+    bool calibrate; /* first measures who is faster, for this model or for common shapes, and
+                       keeps that in the user's cache for all later runs */
+    double seconds; /* of measuring, about */
 } npt_backends_options;
 NPT_API npt_status npt_backends(const npt_backends_options *options, FILE *out);
 

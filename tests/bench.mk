@@ -20,3 +20,18 @@ bench-step: npt
 	bash $(top_srcdir)/tests/bench/step.sh ./npt \
 	  $$(test -n "$$TORCH_PYTHON" && test -f $(BENCH_RIVAL) && echo $(BENCH_RIVAL))
 .PHONY: bench-npt bench-step
+
+# Instruction counts of the hot kernels: what a clock on a shared machine cannot see.
+EXTRA_PROGRAMS += tests/bench/count_kernels
+CLEANFILES += tests/bench/count_kernels
+tests_bench_count_kernels_SOURCES = tests/bench/count_kernels.c
+EXTRA_DIST += tests/bench/instructions.sh tests/bench/instructions.txt
+check-instructions: tests/bench/count_kernels
+	@$(LIBTOOL) --silent --mode=execute bash $(top_srcdir)/tests/bench/instructions.sh \
+	  tests/bench/count_kernels $(top_srcdir)/tests/bench/instructions.txt \
+	  '$(CC) $(NPT_CODE_CFLAGS) $(NPT_SAN_CFLAGS) $(CFLAGS)'
+update-instructions: tests/bench/count_kernels
+	@$(LIBTOOL) --silent --mode=execute bash $(top_srcdir)/tests/bench/instructions.sh \
+	  tests/bench/count_kernels $(top_srcdir)/tests/bench/instructions.txt \
+	  '$(CC) $(NPT_CODE_CFLAGS) $(NPT_SAN_CFLAGS) $(CFLAGS)' --update
+.PHONY: check-instructions update-instructions

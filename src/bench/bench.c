@@ -73,8 +73,7 @@ static npt_status print(const json_t *root, bool json, FILE *out)
 {
     errno = 0;
     if (json) {
-        (void)json_dumpf(root, out,
-                         JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(6));
+        (void)json_dumpf(root, out, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(6));
         putc('\n', out);
     } else {
         npt_bench_print(root, out);

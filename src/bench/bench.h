@@ -30,15 +30,15 @@ typedef struct npt_bench_request {
     int64_t matmul_tokens[NPT_BENCH_LIST];
     int matmul_token_count;
     int64_t step_tokens;
-    double seconds;   /* of measuring for one figure */
+    double seconds;    /* of measuring for one figure */
     size_t pool_bytes; /* that weights rotate through */
 } npt_bench_request;
 
 /* NPT_E_USAGE. */
 npt_status npt_bench_read(const npt_bench_options *options, npt_bench_request *request);
 
-/* {"median", "min", "max", "runs"}, each duration turned into `work` / seconds × `unit`: a rate, the
- * fastest repetition giving its max; work 0: the seconds themselves. */
+/* {"median", "min", "max", "runs"}, each duration turned into `work` / seconds × `unit`: a rate,
+ * the fastest repetition giving its max; work 0: the seconds themselves. */
 json_t *npt_bench_timing(const npt_timing *timing, double work, double unit);
 
 /* "peaks": [{"what", "threads", "gflops": timing}], and "read": {"gbytes_per_second": timing}. */

@@ -20,15 +20,14 @@ typedef struct recipe {
 } recipe;
 
 static const recipe recipes[] = {
-    {NPT_F32, NPT_F32, NPT_F32, 6},   {NPT_BF16, NPT_BF16, NPT_BF16, 1},
-    {NPT_F16, NPT_F16, NPT_F16, 4},   {NPT_F32, NPT_NF4, NPT_F32, 6},
-    {NPT_F32, NPT_BF16, NPT_F32, 3},  {NPT_F32, NPT_F16, NPT_F32, 5},
+    {NPT_F32, NPT_F32, NPT_F32, 6},  {NPT_BF16, NPT_BF16, NPT_BF16, 1},
+    {NPT_F16, NPT_F16, NPT_F16, 4},  {NPT_F32, NPT_NF4, NPT_F32, 6},
+    {NPT_F32, NPT_BF16, NPT_F32, 3}, {NPT_F32, NPT_F16, NPT_F32, 5},
 };
-const char *const npt_bench_matmul_recipes[] = {"f32",     "bf16",    "f16", "nf4",
+const char *const npt_bench_matmul_recipes[] = {"f32",      "bf16",    "f16", "nf4",
                                                 "f32xbf16", "f32xf16", NULL};
 enum { RECIPES = sizeof recipes / sizeof recipes[0], SHAPES = 4 };
-_Static_assert(RECIPES + 1 ==
-                   sizeof npt_bench_matmul_recipes / sizeof npt_bench_matmul_recipes[0],
+_Static_assert(RECIPES + 1 == sizeof npt_bench_matmul_recipes / sizeof npt_bench_matmul_recipes[0],
                "every recipe has a name");
 
 typedef struct linear {
@@ -218,16 +217,15 @@ static npt_status measure_cell(npt_exec *exec, npt_meter *meter, const cell *c,
     for (int i = 0; i < SHAPES && status == NPT_OK; i++)
         status = measure_linear(meter, c, &linears[i], request->seconds / SHAPES, &all);
     for (size_t i = 0; i < all.count; i++) {
-        if (status == NPT_OK)
-            add_row(root, c, &all.list[i], json_object_get(root, "matmul"));
+        if (status == NPT_OK) add_row(root, c, &all.list[i], json_object_get(root, "matmul"));
         json_decref(all.list[i].products);
     }
     return status;
 }
 
 /* Both directions, all numbers of tokens. */
-static npt_status measure_recipe(npt_exec *exec, npt_meter *meter,
-                                 const npt_bench_request *request, cell c, json_t *root)
+static npt_status measure_recipe(npt_exec *exec, npt_meter *meter, const npt_bench_request *request,
+                                 cell c, json_t *root)
 {
     npt_log(NPT_LOG_NOTE, "bench: matmul %s, %" PRId64 "x%" PRId64, c.name, c.shape.hidden,
             c.shape.inter);

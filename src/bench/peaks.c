@@ -42,8 +42,7 @@ static void size_job(npt_threads *threads, peak_job *job, double seconds)
     while (job->rounds < (int64_t)1 << 40 && run_peak(threads, job) < seconds) job->rounds *= 2;
 }
 
-static npt_status measure_peaks(npt_exec *exec, double seconds, const uint16_t *data,
-                                json_t *list)
+static npt_status measure_peaks(npt_exec *exec, double seconds, const uint16_t *data, json_t *list)
 {
     const int threads = npt_exec_threads(exec);
     npt_threads *pool = npt_exec_run(exec)->threads;

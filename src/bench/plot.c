@@ -159,7 +159,8 @@ static npt_status draw(const json_t *root, const char *program, const char *path
                        const char *unfinished, char *script)
 {
     FILE *file = fopen(script, "w");
-    if (file == NULL) return npt_fail(NPT_E_IO, "%s: cannot be written: %s", script, strerror(errno));
+    if (file == NULL)
+        return npt_fail(NPT_E_IO, "%s: cannot be written: %s", script, strerror(errno));
     write_script(file, root, unfinished, ends_with(path, ".svg"));
     const bool bad = ferror(file) != 0;
     if (fclose(file) != 0 || bad)
@@ -178,13 +179,15 @@ npt_status npt_bench_plot(const json_t *root, const char *path)
                                      "topic matmul, or none");
     }
     if (program == NULL)
-        return npt_fail(NPT_E_UNSUPPORTED, "--plot %s: gnuplot is not installed (Debian: "
-                                           "gnuplot-nox); the numbers are in the output, use --json",
+        return npt_fail(NPT_E_UNSUPPORTED,
+                        "--plot %s: gnuplot is not installed (Debian: "
+                        "gnuplot-nox); the numbers are in the output, use --json",
                         path);
     char *unfinished = npt_format("%s.tmp-%d", path, (int)getpid());
     char *script = npt_format("%s.gnuplot-%d", path, (int)getpid());
     npt_status status = NPT_E_NOMEM;
-    if (unfinished != NULL && script != NULL) status = draw(root, program, path, unfinished, script);
+    if (unfinished != NULL && script != NULL)
+        status = draw(root, program, path, unfinished, script);
     if (unfinished != NULL) unlink(unfinished);
     if (script != NULL) unlink(script);
     npt_free(unfinished);

@@ -115,8 +115,9 @@ static npt_status read_tokens(const char *text, npt_bench_request *r)
         r->matmul_tokens[r->matmul_token_count++] = r->step_tokens = tokens;
         if (*at == '\0') return NPT_OK;
     }
-    return npt_fail(NPT_E_USAGE, "--tokens %s: a list of numbers like 1,16,128,512 is expected, of "
-                                 "at most %d",
+    return npt_fail(NPT_E_USAGE,
+                    "--tokens %s: a list of numbers like 1,16,128,512 is expected, of "
+                    "at most %d",
                     text, NPT_BENCH_LIST);
 }
 
@@ -131,7 +132,9 @@ static void set_defaults(const npt_bench_options *o, npt_bench_request *r)
                              .step_recipes = 7, /* the three of method.md §6 */
                              .modes = 3,
                              .step_tokens = o->quick ? 32 : 512,
-                             .seconds = o->seconds > 0 ? o->seconds : o->quick ? 0.002 : 1,
+                             .seconds = o->seconds > 0 ? o->seconds
+                                        : o->quick     ? 0.002
+                                                       : 1,
                              .pool_bytes = (size_t)(o->quick ? 1 : 256) << 20};
     r->matmul_token_count = o->quick ? 2 : 4;
     memcpy(r->matmul_tokens, o->quick ? quick_tokens : usual_tokens,
@@ -151,8 +154,8 @@ npt_status npt_bench_read(const npt_bench_options *o, npt_bench_request *r)
     set_defaults(o, r);
     if (o->topic_count > 0) r->topics = 0;
     for (int i = 0; i < o->topic_count; i++)
-        NPT_TRY(read_word("npt bench", topic_names, o->topics[i], strlen(o->topics[i]),
-                          &r->topics));
+        NPT_TRY(
+            read_word("npt bench", topic_names, o->topics[i], strlen(o->topics[i]), &r->topics));
     NPT_TRY(read_words("--dtypes", npt_bench_matmul_recipes, o->dtypes, &r->matmul_recipes));
     NPT_TRY(read_words("--recipes", npt_bench_step_recipes, o->recipes, &r->step_recipes));
     NPT_TRY(read_words("--distill", npt_bench_modes, o->distill, &r->modes));

@@ -34,9 +34,8 @@ static const recipe recipes[] = {
     {{.use_fp16 = true}, NPT_MODULATION_BOTH, NPT_F16, 1, 1, 0},
     {{.use_quantization = true}, NPT_MODULATION_BOTH, NPT_BF16, 1, 1, 0},
 };
-const char *const npt_bench_step_recipes[] = {"recipe-fp16", "recipe-quantized", "recipe-safe",
-                                              "fp32",        "bf16",             "fp16",
-                                              "nf4",         NULL};
+const char *const npt_bench_step_recipes[] = {
+    "recipe-fp16", "recipe-quantized", "recipe-safe", "fp32", "bf16", "fp16", "nf4", NULL};
 const char *const npt_bench_modes[] = {"end-to-end", "layerwise", NULL};
 enum {
     RECIPES = sizeof recipes / sizeof recipes[0],
@@ -161,8 +160,8 @@ static void copy_key(json_t *to, const json_t *from, const char *key)
 
 static void add_step_row(steps *s, entry *e)
 {
-    static const char *const keys[] = {"threads", "peak_bytes", "matmul_s", "matmul_alone_s",
-                                       "products", "products_dropped"};
+    static const char *const keys[] = {"threads",        "peak_bytes", "matmul_s",
+                                       "matmul_alone_s", "products",   "products_dropped"};
     const npt_timing timing = npt_timing_of(e->seconds, e->count);
     json_t *row = head_json(s, e);
     const double alone = json_number_value(json_object_get(e->report, "matmul_alone_s"));

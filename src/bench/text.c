@@ -152,9 +152,8 @@ static void print_start(FILE *out, const json_t *root)
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *row = json_array_get(list, i);
         if (new_shape(row, &shape))
-            fprintf(out,
-                    "\nstart: %s; milliseconds, medians\n%-16s %-10s %12s %12s %12s %12s\n", shape,
-                    "recipe", "distill", "doctor plan", "open", "load", "first step");
+            fprintf(out, "\nstart: %s; milliseconds, medians\n%-16s %-10s %12s %12s %12s %12s\n",
+                    shape, "recipe", "distill", "doctor plan", "open", "load", "first step");
         fprintf(out, "%-16s %-10s %12.1f %12.1f %12.1f %12.1f\n", text_at(row, "recipe"),
                 text_at(row, "distill"), 1e3 * median_at(row, "plan_s"),
                 1e3 * median_at(row, "open_s"), 1e3 * median_at(row, "load_s"),

@@ -146,13 +146,13 @@ static json_t *products_json(const npt_tally *tally)
         const npt_tally_row *row = &tally->rows[i];
         const npt_matmul_desc *d = &row->desc;
         const npt_route_kind kind = npt_route_kind_of(d);
-        json_array_append_new(
-            list, json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:s, s:I, s:f}", "pass",
-                            npt_product_pass_name(kind.pass), "backend", row->backend->name, "m",
-                            (json_int_t)d->m, "n", (json_int_t)d->n, "k", (json_int_t)d->k, "a",
-                            npt_dtype_name(d->a), "w", npt_dtype_name(d->w), "c",
-                            npt_dtype_name(d->c), "count", (json_int_t)row->count, "seconds",
-                            row->seconds));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:s, s:I, s:f}",
+                                              "pass", npt_product_pass_name(kind.pass), "backend",
+                                              row->backend->name, "m", (json_int_t)d->m, "n",
+                                              (json_int_t)d->n, "k", (json_int_t)d->k, "a",
+                                              npt_dtype_name(d->a), "w", npt_dtype_name(d->w), "c",
+                                              npt_dtype_name(d->c), "count", (json_int_t)row->count,
+                                              "seconds", row->seconds));
     }
     return list;
 }
@@ -321,9 +321,9 @@ static npt_status read_report(int from, json_t **report)
     if (file != NULL) fclose(file);
     const char *sentence = json_string_value(json_object_get(*report, "error"));
     if (*report != NULL && sentence == NULL) return NPT_OK;
-    npt_status status = npt_fail(NPT_E_INTERNAL, "%s",
-                                 sentence != NULL ? sentence
-                                                  : "the process that measures gave no report");
+    npt_status status =
+        npt_fail(NPT_E_INTERNAL, "%s",
+                 sentence != NULL ? sentence : "the process that measures gave no report");
     json_decref(*report);
     *report = NULL;
     return status;
@@ -359,7 +359,8 @@ npt_status npt_bench_make_model(const npt_make_model_options *options)
     }
     while (waitpid(process, &status, 0) < 0 && errno == EINTR) continue;
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return NPT_OK;
-    return npt_fail(NPT_E_IO, "%s: the model to be measured cannot be written; is there room in "
-                              "$TMPDIR?",
+    return npt_fail(NPT_E_IO,
+                    "%s: the model to be measured cannot be written; is there room in "
+                    "$TMPDIR?",
                     options->path);
 }

@@ -10,9 +10,9 @@
 
 /* The context owns the pool, the chosen order of backends and two pieces of scratch: one for the
  * kernels, one for products. Both only grow. Routes that were measured change who comes first for
- * a kind of product, never what may be refused. Which backend does a product is remembered in a table
- * with one place a hash: rows of many lengths make more descriptors than are worth keeping, and to
- * decide again is cheap. */
+ * a kind of product, never what may be refused. Which backend does a product is remembered in a
+ * table with one place a hash: rows of many lengths make more descriptors than are worth keeping,
+ * and to decide again is cheap. */
 
 typedef struct npt_choice {
     npt_matmul_desc desc;
@@ -35,9 +35,9 @@ struct npt_exec {
     npt_run run;
     const npt_matmul_backend *backends[NPT_MAX_BACKENDS];
     size_t backend_count;
-    bool named;         /* the order was asked for */
-    npt_routes *routes; /* NULL: the order above, for all */
-    npt_tally *tally;   /* NULL, or the caller's */
+    bool named;          /* the order was asked for */
+    npt_routes *routes;  /* NULL: the order above, for all */
+    npt_tally *tally;    /* NULL, or the caller's */
     npt_choice *choices; /* [CHOICES]; backend NULL: free */
     npt_block kernel_scratch, matmul_scratch;
 };

@@ -44,9 +44,7 @@ npt_route_kind npt_route_kind_of(const npt_matmul_desc *desc)
     const int64_t tokens = desc->trans_a ? desc->k : desc->m;
     const int64_t rows = desc->trans_a ? desc->m : desc->k;
     npt_route_kind kind = {.a = desc->a, .w = desc->w, .c = desc->c};
-    kind.pass = desc->trans_a   ? NPT_PASS_DW
-                     : desc->trans_w ? NPT_PASS_Y
-                                     : NPT_PASS_DX;
+    kind.pass = desc->trans_a ? NPT_PASS_DW : desc->trans_w ? NPT_PASS_Y : NPT_PASS_DX;
     while (tokens > token_ends[kind.tokens]) kind.tokens++;
     kind.size = size_of(rows, desc->n);
     return kind;
@@ -110,8 +108,8 @@ bool npt_matmul_desc_same(const npt_matmul_desc *x, const npt_matmul_desc *y)
            x->accumulate == y->accumulate && x->bias == y->bias;
 }
 
-void npt_tally_add(npt_tally *tally, const npt_matmul_desc *desc,
-                   const npt_matmul_backend *backend, double seconds)
+void npt_tally_add(npt_tally *tally, const npt_matmul_desc *desc, const npt_matmul_backend *backend,
+                   double seconds)
 {
     npt_tally_row *row = tally->rows, *end = row + tally->count;
     while (row < end && (row->backend != backend || !npt_matmul_desc_same(&row->desc, desc))) row++;

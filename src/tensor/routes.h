@@ -50,8 +50,8 @@ enum { NPT_MAX_ROUTES = 256, NPT_ROUTE_NAME = 16 };
 typedef struct npt_route {
     npt_route_kind kind;
     char backend[NPT_ROUTE_NAME];
-    char before[NPT_ROUTE_NAME];       /* the first in the built-in order that accepts the kind */
-    double gflops, gflops_before;      /* of the two, as measured; 0: not known */
+    char before[NPT_ROUTE_NAME];  /* the first in the built-in order that accepts the kind */
+    double gflops, gflops_before; /* of the two, as measured; 0: not known */
 } npt_route;
 
 typedef struct npt_routes {
@@ -84,8 +84,8 @@ typedef struct npt_tally {
     int64_t dropped; /* products that found the table full */
 } npt_tally;
 
-void npt_tally_add(npt_tally *tally, const npt_matmul_desc *desc,
-                   const npt_matmul_backend *backend, double seconds);
+void npt_tally_add(npt_tally *tally, const npt_matmul_desc *desc, const npt_matmul_backend *backend,
+                   double seconds);
 
 bool npt_matmul_desc_same(const npt_matmul_desc *x, const npt_matmul_desc *y);
 

@@ -73,9 +73,9 @@ static json_t *machine_json(const npt_exec *exec)
             json_array_append_new(names, json_string(features[i].name));
     for (size_t i = 0; i < npt_exec_backend_count(exec); i++)
         json_array_append_new(backends, json_string(npt_exec_backend(exec, i)->name));
-    return json_pack("{s:s, s:{s:s, s:s, s:o}, s:i, s:s, s:o, s:o, s:o}", "version", npt_version(), "cpu",
-                     "brand", cpu->brand, "level", npt_cpu_level_name(cpu->level), "features",
-                     names, "threads", npt_exec_threads(exec), "kernels",
+    return json_pack("{s:s, s:{s:s, s:s, s:o}, s:i, s:s, s:o, s:o, s:o}", "version", npt_version(),
+                     "cpu", "brand", cpu->brand, "level", npt_cpu_level_name(cpu->level),
+                     "features", names, "threads", npt_exec_threads(exec), "kernels",
                      npt_exec_kernels(exec)->name, "backends", backends, "libraries",
                      libraries_json(exec), "calibration", calibration_json(exec));
 }

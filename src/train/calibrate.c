@@ -83,8 +83,8 @@ static npt_status measure_penalty(npt_meter *meter, const npt_meter_side *sides,
     npt_timing both;
     *penalty = 0;
     if (i == 0 || sides[i].backend->library == NULL) return NPT_OK;
-    NPT_TRY(npt_meter_pair(meter, &sides[i], &sides[0], 2 * (timings[i].min + timings[0].min),
-                           &both));
+    NPT_TRY(
+        npt_meter_pair(meter, &sides[i], &sides[0], 2 * (timings[i].min + timings[0].min), &both));
     *penalty = fmax(0, both.min - timings[i].min - timings[0].min);
     return NPT_OK;
 }

@@ -178,8 +178,9 @@ static npt_status read_root(const json_t *root, const char *what, const char *ma
         return npt_fail(NPT_E_FORMAT, "%s: not a calibration of this version of npt", what);
     NPT_TRY(npt_json_string(root, "machine", what, "", &made_for));
     if (strcmp(made_for, machine) != 0)
-        return npt_fail(NPT_E_UNSUPPORTED, "%s: made for another machine, library or number of "
-                                           "threads",
+        return npt_fail(NPT_E_UNSUPPORTED,
+                        "%s: made for another machine, library or number of "
+                        "threads",
                         what);
     return read_routes(root, what, routes);
 }
@@ -218,8 +219,8 @@ static json_t *route_json(const npt_route *r)
                      npt_dtype_name(r->kind.a), "w", npt_dtype_name(r->kind.w), "c",
                      npt_dtype_name(r->kind.c), "pass", npt_product_pass_name(r->kind.pass),
                      "tokens", npt_token_bucket_name(r->kind.tokens), "size",
-                     npt_size_bucket_name(r->kind.size), "backend", r->backend, "before",
-                     r->before, "gflops", r->gflops, "gflops_before", r->gflops_before);
+                     npt_size_bucket_name(r->kind.size), "backend", r->backend, "before", r->before,
+                     "gflops", r->gflops, "gflops_before", r->gflops_before);
 }
 
 static npt_status make_parent(const char *path)
@@ -269,8 +270,7 @@ npt_status npt_calibration_apply(npt_exec *exec, const npt_compute_options *comp
     npt_calibration_machine(exec, machine);
     if (npt_calibration_path(machine, &path) != NPT_OK) return NPT_OK; /* nowhere to look */
     npt_routes *routes = npt_alloc(1, sizeof *routes);
-    npt_status status =
-        routes != NULL ? npt_calibration_load(path, machine, routes) : NPT_E_NOMEM;
+    npt_status status = routes != NULL ? npt_calibration_load(path, machine, routes) : NPT_E_NOMEM;
     if (status == NPT_OK) {
         status = npt_exec_use_routes(exec, routes);
     } else if (status != NPT_E_NOMEM) {

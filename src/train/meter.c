@@ -131,8 +131,7 @@ static npt_status prepare(npt_meter *m, const npt_meter_side *sides, size_t coun
     const npt_matmul_desc *d = &sides[0].desc;
     const size_t a_bytes = bytes_of(d->a, d->m * d->k), c_bytes = bytes_of(d->c, d->m * d->n);
     npt_status status = prepare_absmax(m, (d->n * d->k + 63) / NPT_NF4_BLOCK);
-    for (size_t i = 0; i < count && status == NPT_OK; i++)
-        status = prepare_pool(m, &sides[i].desc);
+    for (size_t i = 0; i < count && status == NPT_OK; i++) status = prepare_pool(m, &sides[i].desc);
     m->a = grow(m->a, &m->a_bytes, a_bytes);
     m->c = grow(m->c, &m->c_bytes, c_bytes);
     if (status != NPT_OK || m->a == NULL || m->c == NULL)

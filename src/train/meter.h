@@ -34,8 +34,8 @@ typedef struct npt_meter_pool {
 
 /* Random operands. Weights rotate through a pool, so that they come from memory as in training. */
 typedef struct npt_meter {
-    size_t pool_wanted;       /* bytes that weights rotate through */
-    npt_meter_pool pools[2];  /* of the dtype as it is; of F32, where a side wants that instead */
+    size_t pool_wanted;      /* bytes that weights rotate through */
+    npt_meter_pool pools[2]; /* of the dtype as it is; of F32, where a side wants that instead */
     char *a, *c;
     float *absmax;
     size_t a_bytes, c_bytes;

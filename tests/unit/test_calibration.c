@@ -53,13 +53,8 @@ static char *file_of(npt_exec *exec, char machine[NPT_CALIBRATION_MACHINE])
     return path;
 }
 
-static const npt_matmul_desc wide = {.m = 512,
-                                     .n = 4096,
-                                     .k = 2048,
-                                     .trans_w = true,
-                                     .a = NPT_F32,
-                                     .w = NPT_F32,
-                                     .c = NPT_F32};
+static const npt_matmul_desc wide = {
+    .m = 512, .n = 4096, .k = 2048, .trans_w = true, .a = NPT_F32, .w = NPT_F32, .c = NPT_F32};
 
 static npt_route route_to(const npt_matmul_desc *desc, const char *backend)
 {
@@ -82,9 +77,8 @@ static void kinds(void **state)
     static const struct {
         int64_t tokens;
         const char *name;
-    } buckets[] = {{1, "1"},       {2, "2-8"},      {8, "2-8"},    {9, "9-64"},
-                   {64, "9-64"},   {65, "65-256"},  {256, "65-256"}, {257, "257-"},
-                   {1 << 20, "257-"}};
+    } buckets[] = {{1, "1"},       {2, "2-8"},      {8, "2-8"},    {9, "9-64"},      {64, "9-64"},
+                   {65, "65-256"}, {256, "65-256"}, {257, "257-"}, {1 << 20, "257-"}};
     for (size_t i = 0; i < NPT_COUNT(buckets); i++) {
         d.m = buckets[i].tokens;
         kind = npt_route_kind_of(&d);
@@ -515,12 +509,12 @@ static void used_is_recorded(void **state)
         assert_true(npt_matmul_desc_same(&row->desc, &plain->tally.rows[i].desc));
         assert_int_equal(row->count, plain->tally.rows[i].count);
         assert_true(row->backend == &npt_matmul_reference);
-        assert_string_equal(row->backend->name, json_string_value(json_object_get(
-                                                    recorded, npt_route_kind_text(&kind,
-                                                                                  kind_text))));
+        assert_string_equal(
+            row->backend->name,
+            json_string_value(json_object_get(recorded, npt_route_kind_text(&kind, kind_text))));
     }
-    const char *label = json_string_value(
-        json_object_get(json_object_get(routed_run, "flags"), "calibration"));
+    const char *label =
+        json_string_value(json_object_get(json_object_get(routed_run, "flags"), "calibration"));
     assert_int_equal(strlen(label), 16);
     /* routes are not casts */
     assert_true(plain->plan == routed->plan && plain->executed == routed->executed);
