@@ -17,8 +17,13 @@
 #define LOW  "(?:" FP16 "|" BF16 ")"
 #define FP32 "(?:fp-?32|float-?32|\\bf32\\b|full precision|single precision)"
 #define NANS                                                                                       \
-    "(?<!no )(?<!not )(?<!without )(?<!any )(?<!zero "                                             \
-    ")(?:\\bnan'?s?\\b|non-?finite|\\binfs?\\b|\\binfinit\\w+|overflow\\w*|not a number)"
+    "(?:\\bnan'?s?\\b|non-?finite|\\binfs?\\b|\\binfinit\\w+|overflow\\w*|not a number|not "       \
+    "finite)"
+/* What fp16 cannot hold, said in numbers or in words. */
+#define TOO_LARGE                                                                                  \
+    "(?:65,?50[0-9]|65\\.5 ?k|(?:exceed\\w*|beyond|past|(?:larger|bigger|greater|more|higher) "    \
+    "than|above|outside|out of)[^\\n]{0,40}?(?:range|max(?:imum)?\\b|limit|represent\\w*|"         \
+    "fp-?16|float-?16|half))"
 #define GARBAGE                                                                                    \
     "(?:garbage|gibberish|nonsense|rubbish|\\bjunk\\b|incoherent|word salad|"                      \
     "random (?:characters|words|tokens|text)|(?:meaningless|scrambled|unreadable|garbled))"
@@ -31,6 +36,16 @@
 #define QUANTIZED                                                                                  \
     "(?:4-?bits?\\b|\\bnf4\\b|\\bfp4\\b|quanti[sz]ed|\\bbnb\\b|bitsandbytes|qlora|Params4bit)"
 
+/* The dump of transformers' DebugUnderflowOverflow: NAME stands in the first frame that is not
+ * finite, and no number before it is too large for fp16. */
+#define BAD_NUMBERS "(?:[\\d.e+-]+|nan|inf) +(?:inf|nan)\\b"
+#define TOO_LARGE_NUMBERS                                                                          \
+    "[\\d.e+-]+ +(?:\\d\\.\\d+e\\+(?:0[5-9]|[1-9]\\d)|[7-9]\\.\\d+e\\+04)"
+#define DUMP(NAME)                                                                                 \
+    "abs min +abs max +metadata\\n(?:(?!" BAD_NUMBERS "|" TOO_LARGE_NUMBERS                        \
+    ")[^\\n]*\\n)*?(?=[a-z_])[^\\n]*(?:" NAME ")[^\\n]*\\n(?:(?=[\\d.])(?!" BAD_NUMBERS      \
+    "|" TOO_LARGE_NUMBERS ")[^\\n]*\\n){0,4}" BAD_NUMBERS
+
 #define KIND(name) NPT_EXPLAIN_##name
 #define NO_MORE                                                                                    \
     {                                                                                              \
@@ -38,6 +53,14 @@
     }
 
 const npt_explain_rule npt_explain_symptoms[] = {
+    {KIND(ATTENTION_OVERFLOW), NPT_EXPLAIN_SYMPTOM, 0,
+     DUMP("self_attn|attention\\b|\\battn|softmax|[qkvo]_proj"), NO_MORE, NO_MORE, NULL},
+    {KIND(MLP_PRODUCT_OVERFLOW), NPT_EXPLAIN_SYMPTOM, 0,
+     DUMP("\\bmlp\\b|feed_?forward|\\bffn|DenseReluDense|DenseGated\\w+|(?:gate|up|down)_proj|"
+          "act_fn|\\bw[io]_?\\d?\\b"),
+     NO_MORE, NO_MORE, NULL},
+    {KIND(RESIDUAL_OVERFLOW), NPT_EXPLAIN_SYMPTOM, 0,
+     DUMP("layer_?norm|\\bnorm|rmsnorm|DecoderLayer|\\bBlock\\b"), NO_MORE, NO_MORE, NULL},
     {KIND(SCALE_AT_MINIMUM), NPT_EXPLAIN_SYMPTOM, 200,
      "attempted loss scale: 1(?:\\.0)?, (?:but hysteresis|reducing to [01])\\b", NO_MORE, NO_MORE,
      NULL},
@@ -60,12 +83,18 @@ const npt_explain_rule npt_explain_symptoms[] = {
     {KIND(MASK_OVERFLOW_NAN),
      NPT_EXPLAIN_SYMPTOM,
      260,
-     "left[- ]?pad\\w*|pad\\w* (?:on|to|at|from) the left|padding_side ?[=:]? "
-     "?'?left|(?:fully|all|completely|entirely)[- ]mask\\w*|masked (?:everywhere|out "
-     "(?:completely|entirely))|(?:every|each|all) (?:key|position|token|column)s? "
-     "(?:is|are|being)? ?masked|attends? to (?:nothing|no "
-     "(?:key|token|position)s?)|finfo\\([^)]{0,40}\\)\\.min|(?:two|both) (?:attention "
-     ")?masks|masks? (?:is|are|being|get|was|were)? ?added|(?:all|only|entirely)[- ]pad\\w*",
+     "left[- ]?pad\\w*|pad\\w* (?:on|to|at|from) the left|padding_side ?[=:]? ?'?left|(?:fully|all|"
+     "completely|entirely)[- ]mask\\w*|masked (?:everywhere|(?:out )?(?:completely|entirely|fully))|"
+     "(?:every|each|all) (?:of (?:the|its) )?(?:key|position|token|column|entr(?:y|ie))s? (?:is|are|"
+     "being|gets?)? ?masked|attends? to (?:nothing|no (?:key|token|position)s?|zero "
+     "(?:key|token|position)s?)|finfo\\([^)]{0,40}\\)\\.min|(?:two|both) (?:attention )?masks|masks? "
+     "(?:is|are|being|get|was|were)? ?added|(?:all|only|entirely)[- ]pad\\w*|mask\\w*[^\\n]{0,20}? "
+     "(?:is |are |being )?(?:all|entirely|completely|only) "
+     "(?:true|false|ones|zeros?|0|1|-?inf|pad\\w*)\\b|mask\\w*[^\\n]{0,40}?(?:entire|whole|full|"
+     "complete|all) rows?|(?:entire|whole|complete|full) (?:row|sequence|sample)s?[^\\n]{0,20}?"
+     "(?:mask\\w*|-inf|pad\\w*)|mask\\w*[^\\n]{0,60}?0/0|(?:empty|no valid|zero valid) "
+     "(?:rows?|keys?|tokens?|sequences?|samples?)[^\\n]{0,60}?mask|mask\\w*[^\\n]{0,60}?(?:empty|no "
+     "valid|zero valid) (?:rows?|keys?|tokens?|sequences?|samples?)",
      {NANS},
      NO_MORE,
      NULL},
@@ -93,8 +122,17 @@ const npt_explain_rule npt_explain_symptoms[] = {
      "\\bmlps?\\b|(?<!_)feed[- "
      "]?forward|\\bffn\\b|gate_proj|up_proj|down_proj|swiglu|\\bsilu|geglu|gated "
      "(?:unit|activation|product)|act_fn",
-     {NANS, FP16 "|65504|6[5-9],?\\d{3}\\b"},
+     {NANS "|" TOO_LARGE, FP16 "|65504|6[5-9],?\\d{3}\\b"},
      NO_MORE,
+     NULL},
+    {KIND(RESIDUAL_OVERFLOW),
+     NPT_EXPLAIN_SYMPTOM,
+     260,
+     "residuals?(?: (?:stream|connection|add|branch))?\\b|hidden[ _]states?|activation (?:norm|"
+     "magnitude|scale)s?|\\b(?:rms)?norm(?:alization)? weights?|post_(?:attention|feedforward)_"
+     "layernorm",
+     {NANS "|" TOO_LARGE, FP16, TOO_LARGE "|(?:residual|hidden[ _]states?)[^\\n]{0,60}?" NANS},
+     {"\\b(?:main_)?grad(?:ient)?s?[^\\n]{0,20}?residual"},
      NULL},
     {KIND(RESIDUAL_OVERFLOW),
      NPT_EXPLAIN_SYMPTOM,
@@ -130,12 +168,12 @@ const npt_explain_rule npt_explain_symptoms[] = {
     {KIND(BATCH_SIZE_NAN),
      NPT_EXPLAIN_SYMPTOM,
      200,
-     "(?:only|from|above|beyond|over|than|at|once|starting|exceed\\w*|when|for|if|with|until)[^\\n]"
+     "(?:only|from|above|beyond|over|than|at|once|as soon as|starting|exceed\\w*|when|for|if|with|until)[^\\n]"
      "{0,30}?(?<![_\\w])(?:batch(?:[ _-]?size)?s?|sequence[ _-]?lengths?|seq_?len|prompt[ "
-     "_-]?(?:length|size)|n_?u?batch|context[ "
+     "_-]?(?:length|size)|n?_?u?batch|context[ "
      "_-]?length|tokens)[^\\n]{0,25}?(?:\\d|larger|bigger|longer)|(?<![_\\w])(?:batch[ "
      "_-]?sizes?|batches|sequence[ _-]?lengths?|seq_?len|prompt[ "
-     "_-]?length|prompts|sequences|n_?u?batch|-ub)[^\\n]{0,25}?(?:larger|bigger|longer|greater|"
+     "_-]?length|prompts|sequences|n?_?u?batch|-ub)[^\\n]{0,25}?(?:larger|bigger|longer|greater|"
      "more|above|exceed\\w*|over|beyond|of|>=?) ?(?:than|of)? ?(?:about )?\\d+",
      {NANS "|wrong (?:values|results?|outputs?|numbers|answers?|logits)|" GARBAGE,
       "\\bonly\\b|\\bfine\\b|\\bok(?:ay)?\\b|correct|\\bworks?\\b|but not|\\bbelow\\b|smaller|up "
@@ -158,10 +196,31 @@ const npt_explain_rule npt_explain_symptoms[] = {
      "(?:gradient|grad)s?[ _-]?accum\\w*|accumulat\\w+ (?:the |of )?(?:micro\\w* "
      ")?grad\\w*|grad\\w*[^\\n]{0,30}?(?:summed|accumulated|added up)|(?:sum\\w*|add\\w*) (?:up "
      ")?(?:the )?grad\\w*|accumulation (?:is |was )?(?:also )?(?:done|happens|performed|kept|runs) "
-     "in",
-     {LOW, WORSE "|differ\\w*|mismatch|lower\\b|does ?n.t match|not "
+     "in|\\bmain_grads?\\b|accumulate[-_]allreduce[-_]grads[-_]in[-_]fp32|(?:grad_)?accum\\w*_d?type|"
+     "grad_reduce_in_fp32|accumulat\\w+ [^\\n]{0,40}?grad(?:ient)?s?\\b[^\\n]{0,40}? in " LOW,
+     {LOW, WORSE "|(?:larger|bigger|growing) (?:the )?errors?|errors? (?:grows?|increases?)|differ\\w*|mismatch|lower\\b|does ?n.t match|not "
                  "(?:match|equal|equivalent)|quality|vanish\\w*|los[ts]\\b|suffers?|hurts?"},
      {"\\bnan\\b|scaler|unscale"},
+     NULL},
+    {KIND(ATTENTION_OVERFLOW),
+     NPT_EXPLAIN_SYMPTOM,
+     260,
+     BF16 "[- ](?:native |trained "
+          ")?(?:model|checkpoint|weights|native)|(?:trained|released|published|stored|saved|"
+          "shipped|distributed|native\\w*)[^\\n]{0,20}? " BF16
+     "|(?:weights|checkpoint|model|params|parameters) (?:is|are|was|were|in) (?:in |stored in "
+     "|natively )?" BF16,
+     {NANS, FP16},
+     {"\\bloss\\b"},
+     NULL},
+    {KIND(ATTENTION_OVERFLOW),
+     NPT_EXPLAIN_SYMPTOM,
+     220,
+     "\\blogits\\b|first (?:few )?layers?|layer 0\\b|inference|forward pass|generat\\w+",
+     {NANS, FP16,
+      BF16 "[^\\n]{0,40}?(?:fine|works?|ok\\b|good|correct|no (?:such "
+           ")?problem)|(?:fine|works?|ok\\b|good|correct)[^\\n]{0,30}?" BF16},
+     {"\\bloss\\b"},
      NULL},
     {KIND(LOSS_ZERO_NAN),
      NPT_EXPLAIN_SYMPTOM,
@@ -178,31 +237,14 @@ const npt_explain_rule npt_explain_symptoms[] = {
      {FP16 "|\\bint8\\b|8-?bit"},
      NO_MORE,
      NULL},
-    {KIND(ATTENTION_OVERFLOW),
-     NPT_EXPLAIN_SYMPTOM,
-     260,
-     BF16 "[- ](?:native |trained "
-          ")?(?:model|checkpoint|weights|native)|(?:trained|released|published|stored|saved|"
-          "shipped|distributed|native\\w*)[^\\n]{0,20}? " BF16,
-     {NANS, FP16},
-     {"\\bloss\\b"},
-     NULL},
-    {KIND(ATTENTION_OVERFLOW),
-     NPT_EXPLAIN_SYMPTOM,
-     220,
-     "\\blogits\\b|first (?:few )?layers?|layer 0\\b|inference|forward pass|generat\\w+",
-     {NANS, FP16,
-      BF16 "[^\\n]{0,40}?(?:fine|works?|ok\\b|good|correct|no (?:such "
-           ")?problem)|(?:fine|works?|ok\\b|good|correct)[^\\n]{0,30}?" BF16},
-     {"\\bloss\\b"},
-     NULL},
     {KIND(ROPE_HALF),
      NPT_EXPLAIN_SYMPTOM,
      260,
      "\\brope\\b|rotary|inv_freq|inverse frequenc\\w+|position(?:al)?[ "
-     "_]?(?:ids?|embeddings?|encodings?|ind(?:ex|ices))|(?:cos|sin)[ _](?:and|/) ?(?:sin|cos)",
+     "_]?(?:ids?|embeddings?|encodings?|ind(?:ex|ices))|(?:cos|sin)(?:[ _](?:and|/) ?|/)(?:sin|cos)\\b|(?:cos|sin)_cached",
      {LOW, WORSE "|precision|round\\w*|collid\\w*|alias\\w*|los[et]s?\\b|wrong|differ\\w*|"
-                 "identical|same angle|quality"},
+                 "identical|same (?:angle|rotation)|quality|told apart|distinguish\\w*|indistinct\\w*|"
+                 "repeat\\w*|perplexity[^\\n]{0,30}?(?:up|ris\\w+|increas\\w*|grow\\w*|high\\w*)|" GARBAGE},
      {NANS},
      NULL},
     {KIND(ROPE_HALF),
@@ -263,21 +305,22 @@ const npt_explain_rule npt_explain_symptoms[] = {
      NULL},
     {KIND(REINTERPRETED_BITS),
      NPT_EXPLAIN_SYMPTOM,
-     200,
-     "reinterpret\\w*|(?:bytes|bits|weights?|tensors?|file|buffer)[^\\n]{0,30}? "
-     "(?:read|interpreted|treated|taken|viewed|loaded|parsed) as ",
+     240,
+     "\\b(?:re-?)?interpret\\w*|(?:bytes|bits|weights?|tensors?|file|buffer|array|values?)[^\\n]{"
+     "0,30}? (?:read|treated|taken|viewed|loaded|parsed|decoded)(?: back)? as |(?:\\bread|"
+     "treat|view|pars|decod|mistak)(?:s|ed|es|ing|en)?(?: back)? (?:it |them |the \\w+ )?(?:as|for) "
+     "(?:if (?:it|they) (?:was|were) )?(?:an? )?(?:torch\\.|np\\.)?(?:" LOW "|" FP32 ")",
      {LOW, GARBAGE "|wrong|nonsens\\w*|bytes|bits|instead"},
-     NO_MORE,
+     {"merg(?:e|ed|ing)\\b"},
      NULL},
     {KIND(REINTERPRETED_BITS),
      NPT_EXPLAIN_SYMPTOM,
      260,
      GARBAGE,
-     {LOW "|" FP32, "dtype|\\bflag\\b|memcpy|frombuffer|\\.view\\(|raw "
+     {LOW "|" FP32, "dtype|\\bflag\\b|memcpy|frombuffer|fromfile|\\.view\\(|raw "
                     "(?:bytes|copy)|(?:set|setting|chang\\w+|switch\\w*|forc\\w+|cast\\w*|"
                     "convert\\w*|load\\w*)[^\\n]{0,30}?(?:" LOW "|" FP32 ")"},
-     {"(?<!no )(?<!or )(?<!any )(?<!without )(?<!zero )(?<!not )\\bnans?\\b|overflow",
-      "batch[ _-]?size|merg(?:e|ed|ing)\\b"},
+     {NANS, "batch[ _-]?size|merg(?:e|ed|ing)\\b"},
      NULL},
     {KIND(BACKEND_DIVERGENCE),
      NPT_EXPLAIN_SYMPTOM,

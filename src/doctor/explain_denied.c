@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "config.h"
+
+#include "doctor/explain.h"
+
+#include <ctype.h>
+#include <string.h>
+
+/* Failures that a text names without reporting them: it denies them ("no NaN or inf", "the loss
+ * isn't NaN", "overflows: 0"), guards against them ("to avoid overflow") or asks whether there are
+ * any ("does bf16 overflow?"). Their words are struck out, letter for letter, before any rule for
+ * descriptions looks at the text; the places of all other words stay the same. */
+
+enum { DENIED_MAX = 20000 };
+
+#define NAN_WORD                                                                                   \
+    "(?:\\bnan'?s?\\b|\\bnon-?finites?\\b|\\binfs?\\b|\\binfinit\\w+|\\w*overflow\\w*|not a "      \
+    "number|underflow\\w*)"
+#define FAILURE                                                                                    \
+    "(?:" NAN_WORD                                                                                 \
+    "|\\bgarbage|\\bgibberish|\\bnonsens\\w*|\\bworse\\w*|\\bdegrad\\w*|\\bdiverg\\w*|\\bdrift"    \
+    "\\w*|\\bunstable|\\binstabilit\\w*|\\binaccura\\w*|\\bdiffer(?:s|ed|ent\\w*|ences?)?\\b|"     \
+    "\\bmismatch\\w*|\\bdiscrepanc\\w*|\\bdisagree\\w*|\\bdeviat\\w*|\\binconsisten\\w*|"          \
+    "\\bdeteriorat\\w*|\\bcollaps\\w*)"
+/* Further words that the same denial covers. */
+#define LIST                                                                                       \
+    "(?: ?(?:/|,? (?:or|nor) )(?:any |a |an |even )?" FAILURE                                      \
+    "| ?(?:,|&|,? and) (?:\\binfs?\\b|\\bnans\\b|\\binfinities))*"
+
+/* What may stand between the denial and what it denies. */
+#define FILLER                                                                                     \
+    "(?:(?:an?|any|the|single|one|more|even|ever|such|yet|longer|there|at|all|to|into|of|in|be|"   \
+    "been|being|is|are|was|were|has|have|had|see|seen|seeing|saw|get|gets|getting|got|go|goes|"    \
+    "going|giv\\w+|give|produc\\w+|show\\w*|contain\\w*|becom\\w+|turn\\w*|return\\w*|report\\w*|" \
+    "observ\\w+|find|found|hit|hits|encounter\\w*|yield\\w*|experience\\w*|caus\\w+|lead|leads|"   \
+    "trigger\\w*|run|runs|sign|signs|trace|traces|numerical\\w*|numeric|visible|real|much|losses|" \
+    "loss|grads?|gradients?|logits?|outputs?|values?|results?|weights?|activations?|quality|"      \
+    "[a-z]+ly) ){0,5}"
+#define NEGATION                                                                                   \
+    "(?:\\bno|(?<!should )(?<!must )(?<!can )(?<!may )\\bnot|\\bnever|\\bwithout|\\bneither|"      \
+    "\\bnor|\\bnothing|\\bnone(?: of (?:the |my |our |them )?\\w{0,20})?|\\b(?:is|are|was|were|"   \
+    "do|does|did|has|have|had|wo|would|could)n'?t|\\binstead of|\\brather than|\\bfree "           \
+    "(?:of|from)|\\brul\\w+ out|\\b(?:absence|lack) of)"
+#define GUARD                                                                                      \
+    "(?:\\b(?:avoid|prevent)\\w*|\\b(?:protect|guard|robust|safe|defen[cs]e)\\w* "                 \
+    "(?:against|from|to)|\\b(?:check|test|look|watch|scan|monitor)\\w* for|\\bin case of|"         \
+    "\\bworr\\w+ about|\\bafraid of|\\bhandl(?:e|es|ing)|\\b(?:detect|catch)(?:s|es|ing)?|\\bif "  \
+    "(?:the |your |my )?(?:loss|it|this|they|values?|grad\\w*|anything|something) (?:ever "        \
+    ")?(?:is|are|becomes?|goes|gets|turns?|hits?|contains?|has|have))"
+/* "Does flash attention overflow in fp16?", but not "do you know why the loss is NaN?" */
+#define QUESTION                                                                                   \
+    "(?:\\A|(?<=[.?!:,\\n] )|(?<=\\n))(?:so |but |and )?(?:can|could|will|would|does|do|might|"    \
+    "should) (?:(?!\\b(?:why|how|that|this|my|me|our|you|know\\w*|explain|bug|see[ns]?|any(?:one|" \
+    "body))\\b)[^.?\\n]){0,100}?"
+
+static const char denied[] =
+    "(?|" NEGATION " " FILLER "(?<a>" FAILURE LIST ")"
+    "|" GUARD " " FILLER "(?<a>" FAILURE LIST ")"
+    "|(?<![\\d.])(?:0|zero) (?<a>(?:nans|infs|overflow\\w*|non-?finites?|nan(?= (?:values|"
+    "elements|entries|steps)))" LIST ")"
+    /* "nan: 0", "overflow=False", "NaN-free", "NaN never shows up" */
+    "|(?<a>" NAN_WORD LIST ")(?: (?:count|values?|grads?|ratio|detected|found|steps?|seen))?'? "
+    "?[:=] ?'?(?:0(?:\\.0+)?%?(?![\\d.])|none\\b|false\\b|no\\b)"
+    "|(?<a>" NAN_WORD LIST ")(?:[- ]free\\b| (?:never|do(?:es)?(?: not|n't)|did(?: not|n't)|(?:is|"
+    "are|was|were)(?: not|n't| never)) (?:occur|appear|happen|show|come|seen|present|observed|"
+    "found|there|the (?:problem|issue|cause)))"
+    /* constants of a program */
+    "|float\\('?-?(?<a>inf|nan)'?\\)|\\b(?:np|numpy|math|torch|jnp)\\.(?<a>inf|nan)\\b"
+    "|" QUESTION "(?<a>" FAILURE LIST ")[^.?\\n]{0,100}\\?"
+    ")";
+
+npt_status npt_explain_strike_denied(char *text, size_t length)
+{
+    npt_explain_pattern *pattern = NULL;
+    npt_explain_match match;
+    NPT_TRY(npt_explain_pattern_open(&pattern, denied, NPT_EXPLAIN_BLANK_IS_SPACE, true));
+    size_t at = 0;
+    for (int count = 0; count < DENIED_MAX; count++) {
+        if (!npt_explain_pattern_find(pattern, text, length, at, &match)) break;
+        at = match.group[NPT_EXPLAIN_A].end;
+        for (size_t i = match.group[NPT_EXPLAIN_A].begin; i < at; i++)
+            if (!isspace((unsigned char)text[i])) text[i] = NPT_EXPLAIN_STRUCK;
+    }
+    npt_explain_pattern_close(pattern);
+    return NPT_OK;
+}
