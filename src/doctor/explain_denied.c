@@ -31,7 +31,7 @@ enum { DENIED_MAX = 20000 };
 #define FILLER                                                                                     \
     "(?:(?:an?|any|the|single|one|more|even|ever|such|yet|longer|there|at|all|to|into|of|in|be|"   \
     "been|being|is|are|was|were|has|have|had|see|seen|seeing|saw|get|gets|getting|got|go|goes|"    \
-    "going|giv\\w+|give|produc\\w+|show\\w*|contain\\w*|becom\\w+|turn\\w*|return\\w*|report\\w*|" \
+    "going|giv\\w+|give|produc\\w+|show\\w*|contain\\w*|becom\\w+|became|went|gave|ran|turn\\w*|return\\w*|report\\w*|" \
     "observ\\w+|find|found|hit|hits|encounter\\w*|yield\\w*|experience\\w*|caus\\w+|lead|leads|"   \
     "trigger\\w*|run|runs|sign|signs|trace|traces|numerical\\w*|numeric|visible|real|much|losses|" \
     "loss|grads?|gradients?|logits?|outputs?|values?|results?|weights?|activations?|quality|"      \
@@ -44,7 +44,7 @@ enum { DENIED_MAX = 20000 };
 #define GUARD                                                                                      \
     "(?:\\b(?:avoid|prevent)\\w*|\\b(?:protect|guard|robust|safe|defen[cs]e)\\w* "                 \
     "(?:against|from|to)|\\b(?:check|test|look|watch|scan|monitor)\\w* for|\\bin case of|"         \
-    "\\bworr\\w+ about|\\bafraid of|\\bhandl(?:e|es|ing)|\\b(?:detect|catch)(?:s|es|ing)?|\\bif "  \
+    "\\b(?:can|could|may|might)|\\bworr\\w+ about|\\bafraid of|\\bhandl(?:e|es|ing)|\\b(?:detect|catch)(?:s|es|ing)?|\\bif "  \
     "(?:the |your |my )?(?:loss|it|this|they|values?|grad\\w*|anything|something) (?:ever "        \
     ")?(?:is|are|becomes?|goes|gets|turns?|hits?|contains?|has|have))"
 /* "Does flash attention overflow in fp16?", but not "do you know why the loss is NaN?" */

@@ -32,6 +32,7 @@
     "los(?:es?|t|ing|s of) (?:precision|accuracy|quality)|poor\\w*|bad(?:ly)?\\b|collaps\\w*|"     \
     "quality (?:falls|drops|gets|goes|loss|suffers|decays|declines)|declin\\w*|"                   \
     "falls? (?:off|apart)|deteriorat\\w*)"
+#define ERRORS_GROW "(?:(?:larger|bigger|growing) (?:the )?errors?|errors? (?:grows?|increases?))"
 #define ADAPTER "(?:\\badapters?\\b|\\blora\\w*|\\bdora\\b|\\bpeft\\b|qlora)"
 #define QUANTIZED                                                                                  \
     "(?:4-?bits?\\b|\\bnf4\\b|\\bfp4\\b|quanti[sz]ed|\\bbnb\\b|bitsandbytes|qlora|Params4bit)"
@@ -154,7 +155,9 @@ const npt_explain_rule npt_explain_symptoms[] = {
      NPT_EXPLAIN_SYMPTOM,
      250,
      "exclamation (?:mark|point)s?",
-     {"output|generat|respon|repl(?:y|ies)|answer|complet|token|produc|return|model"},
+     {"output|generat|respon|repl(?:y|ies)|answer|complet|token|produc|return|model",
+      "nothing (?:but|except)|\\bonly\\b|\\bjust\\b|repeat\\w*|endless\\w*|\\bfull of|series of|"
+      "(?:strings?|lines?|rows?|streams?) of|consist\\w*|\\ball\\b|infinite\\w*|entirely|forever"},
      NO_MORE,
      NULL},
     {KIND(ATTENTION_OVERFLOW),
@@ -193,14 +196,23 @@ const npt_explain_rule npt_explain_symptoms[] = {
     {KIND(HALF_ACCUMULATION),
      NPT_EXPLAIN_SYMPTOM,
      260,
-     "(?:gradient|grad)s?[ _-]?accum\\w*|accumulat\\w+ (?:the |of )?(?:micro\\w* "
-     ")?grad\\w*|grad\\w*[^\\n]{0,30}?(?:summed|accumulated|added up)|(?:sum\\w*|add\\w*) (?:up "
-     ")?(?:the )?grad\\w*|accumulation (?:is |was )?(?:also )?(?:done|happens|performed|kept|runs) "
-     "in|\\bmain_grads?\\b|accumulate[-_]allreduce[-_]grads[-_]in[-_]fp32|(?:grad_)?accum\\w*_d?type|"
-     "grad_reduce_in_fp32|accumulat\\w+ [^\\n]{0,40}?grad(?:ient)?s?\\b[^\\n]{0,40}? in " LOW,
-     {LOW, WORSE "|(?:larger|bigger|growing) (?:the )?errors?|errors? (?:grows?|increases?)|differ\\w*|mismatch|lower\\b|does ?n.t match|not "
-                 "(?:match|equal|equivalent)|quality|vanish\\w*|los[ts]\\b|suffers?|hurts?"},
+     /* the sum itself in half, not a run in half that accumulates */
+     "(?:accum\\w*|\\bsumm(?:ed|ing)\\b|\\bsums?\\b|add(?:ed|ing|s)? up|\\bmain_grads?)[^\\n.\\d]{0,"
+     "50}? ?(?:in|with|using|is|are|as|to|=|:) (?:pure )?(?:torch\\.)?" LOW "|" LOW
+     "[- ](?:grad\\w* )?(?:accum\\w*|summ\\w*)|accumulate[-_]allreduce[-_]grads[-_]in[-_]fp32|"
+     "(?:grad_)?accum\\w*_d?type|grad_reduce_in_fp32",
+     {LOW, "grad\\w*|micro[- ]?batch\\w*",
+      WORSE "|" ERRORS_GROW "|differ\\w*|mismatch|does ?n.t match|not (?:match|equal|equivalent)|"
+            "(?:quality|accuracy)[^\\n]{0,20}? lower|vanish\\w*|los[ts]\\b|suffers?|hurts?"},
      {"\\bnan\\b|scaler|unscale"},
+     NULL},
+    {KIND(HALF_ACCUMULATION),
+     NPT_EXPLAIN_SYMPTOM,
+     260,
+     "(?:gradient|grad)s?[ _-]?accum\\w*|accumulat\\w+ (?:the |of |over |\\d+ )*(?:micro\\w*|grad\\w*)",
+     {LOW, FP32 "|same (?:effective )?(?:global )?batch|at once|micro[- ]?batch\\w*",
+      WORSE "|differ\\w*|mismatch|does ?n.t match|not (?:match|equal|equivalent)"},
+     {"\\bnan\\b|scaler|unscale", "tokens? count|averag\\w*|normali[sz]\\w*|num_items"},
      NULL},
     {KIND(ATTENTION_OVERFLOW),
      NPT_EXPLAIN_SYMPTOM,
@@ -300,7 +312,7 @@ const npt_explain_rule npt_explain_symptoms[] = {
       "becom\\w+|became|turn\\w*|chang\\w+|cast\\b|casts|converted|upcast\\w*|twice|doubl\\w*|"
       "halv\\w*|half the size|com(?:es?|ing) back|came back|end\\w* up|instead "
       "of|autocast_adapter_dtype|\\bagain\\b|different dtype|even "
-      "though|although|silently|(?:is|are) (?:suddenly |now |again )?(?:in )?(?:float|fp|bf)"},
+      "though|although|silently|(?:is|are) (?:suddenly|now|again|all) (?:in )?(?:torch\\.)?(?:float|fp|bf)"},
      {"merg(?:e|ed|ing)\\b", "\\bloss\\b|" NANS},
      NULL},
     {KIND(REINTERPRETED_BITS),
@@ -353,7 +365,8 @@ const npt_explain_rule npt_explain_symptoms[] = {
       "down|decreas\\w*|improv\\w*|mov\\w*)|n't "
       "(?:go|decreas\\w*|improv\\w*|mov\\w*)|slow\\w*)|(?:converg\\w*|fall\\w*|decreas\\w*)[^\\n]{"
       "0,30}?(?:slow\\w*|bad\\w*|poor\\w*)|(?:slow\\w*|bad|poor|worse) "
-      "converg\\w*|(?:weights?|param\\w*)[^\\n]{0,60}?(?:\\bnot\\b|n't|never|identical|unchanged|"
+      "converg\\w*|(?:weights?|param\\w*)[^\\n]{0,60}?(?:(?:\\bnot|n't|never) (?:\\w+ "
+      "){0,2}?(?:mov|chang|updat|differ|train|learn|budg)\\w*|identical|unchanged|"
       "the same|frozen|stuck|bit for "
       "bit|hardly|barely)|updates?[^\\n]{0,40}?(?:lost|vanish\\w*|disappear\\w*|too "
       "small|round\\w*|zero|swallowed)|(?:vanishing|lost|missing|tiny) (?:weight )?updates?|\\b0 "
