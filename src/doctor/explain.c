@@ -89,11 +89,9 @@ static bool holds(const matcher *m, const npt_explain_text *text, const npt_expl
     const char *subject = spaced_form(text, rule) + from;
     npt_explain_match match;
     for (int i = 0; i < NPT_EXPLAIN_NEAR_MAX && m->near[i] != NULL; i++)
-        if (!npt_explain_pattern_find(m->near[i], subject, to - from, 0, &match))
-            return false;
+        if (!npt_explain_pattern_find(m->near[i], subject, to - from, 0, &match)) return false;
     for (int i = 0; i < NPT_EXPLAIN_ABSENT_MAX && m->absent[i] != NULL; i++)
-        if (npt_explain_pattern_find(m->absent[i], subject, to - from, 0, &match))
-            return false;
+        if (npt_explain_pattern_find(m->absent[i], subject, to - from, 0, &match)) return false;
     return true;
 }
 

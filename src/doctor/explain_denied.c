@@ -31,27 +31,32 @@ enum { DENIED_MAX = 20000 };
 #define FILLER                                                                                     \
     "(?:(?:an?|any|the|single|one|more|even|ever|such|yet|longer|there|at|all|to|into|of|in|be|"   \
     "been|being|is|are|was|were|has|have|had|see|seen|seeing|saw|get|gets|getting|got|go|goes|"    \
-    "going|giv\\w+|give|produc\\w+|show\\w*|contain\\w*|becom\\w+|became|went|gave|ran|turn\\w*|return\\w*|report\\w*|" \
+    "going|giv\\w+|give|produc\\w+|show\\w*|contain\\w*|becom\\w+|became|went|gave|ran|turn\\w*|"  \
+    "return\\w*|report\\w*|"                                                                       \
     "observ\\w+|find|found|hit|hits|encounter\\w*|yield\\w*|experience\\w*|caus\\w+|lead|leads|"   \
     "trigger\\w*|run|runs|sign|signs|trace|traces|numerical\\w*|numeric|visible|real|much|losses|" \
     "loss|grads?|gradients?|logits?|outputs?|values?|results?|weights?|activations?|quality|"      \
-    "[a-z]+ly) ){0,5}"
+    "(?!only|merely|simply)[a-z]+ly) ){0,5}"
 #define NEGATION                                                                                   \
-    "(?:\\bno|(?<!should )(?<!must )(?<!can )(?<!may )\\bnot|\\bnever|\\bwithout|\\bneither|"      \
-    "\\bnor|\\bnothing|\\bnone(?: of (?:the |my |our |them )?\\w{0,20})?|\\b(?:is|are|was|were|"   \
-    "do|does|did|has|have|had|wo|would|could)n'?t|\\binstead of|\\brather than|\\bfree "           \
-    "(?:of|from)|\\brul\\w+ out|\\b(?:absence|lack) of)"
+    "(?:\\bno|(?<!should )(?<!must )(?<!can )(?<!may )\\bnot|\\bnever|\\bwithout|\\bnothing|"      \
+    "\\bnone(?: of (?:the |my |our |them )?\\w{0,20})?|\\b(?:is|are|was|were|do|does|did|has|"     \
+    "have|had|wo|would|could)n'?t|\\binstead of|\\brather than|\\bfree (?:of|from)|"               \
+    "\\brul\\w+ out|\\b(?:absence|lack) of|\\b(?:neither|nor)(?: (?!prevent|avoid|help|remov|"     \
+    "fix|stop|solv|cur|chang)[\\w-]+){0,6}?)"
+/* "It does not prevent NaN" reports one. */
 #define GUARD                                                                                      \
-    "(?:\\b(?:avoid|prevent)\\w*|\\b(?:protect|guard|robust|safe|defen[cs]e)\\w* "                 \
-    "(?:against|from|to)|\\b(?:check|test|look|watch|scan|monitor)\\w* for|\\bin case of|"         \
-    "\\b(?:can|could|may|might)|\\bworr\\w+ about|\\bafraid of|\\bhandl(?:e|es|ing)|\\b(?:detect|catch)(?:s|es|ing)?|\\bif "  \
-    "(?:the |your |my )?(?:loss|it|this|they|values?|grad\\w*|anything|something) (?:ever "        \
+    "(?<!not )(?<!n't )(?<!cannot )(?:\\b(?:avoid|prevent)\\w*|\\b(?:protect|guard|robust|safe|"   \
+    "defen[cs]e)\\w* (?:against|from|to)|\\b(?:check|test|look|watch|scan|monitor)\\w* for|\\bin " \
+    "case of|\\bworr\\w+ about|\\bafraid of|\\bhandl(?:e|es|ing)|\\b(?:treat|filter|ignore|skip)"  \
+    "s?|\\b(?:deal|cop)\\w* with|\\b(?:detect|catch)(?:s|es|ing)?|\\bif (?:the |your |my "         \
+    ")?(?:loss|it|this|they|values?|grad\\w*|anything|something) (?:ever "                         \
     ")?(?:is|are|becomes?|goes|gets|turns?|hits?|contains?|has|have))"
 /* "Does flash attention overflow in fp16?", but not "do you know why the loss is NaN?" */
 #define QUESTION                                                                                   \
     "(?:\\A|(?<=[.?!:,\\n] )|(?<=\\n))(?:so |but |and )?(?:can|could|will|would|does|do|might|"    \
-    "should) (?:(?!\\b(?:why|how|that|this|my|me|our|you|know\\w*|explain|bug|see[ns]?|any(?:one|" \
-    "body))\\b)[^.?\\n]){0,100}?"
+    "should) "                                                                                     \
+    "(?:(?!\\b(?:why|how|that|this|my|me|our|you|know\\w*|explain|bug|see[ns]?|others?|people|"    \
+    "some(?:one|body)|any(?:one|body))\\b)[^.?\\n]){0,100}?"
 
 static const char denied[] =
     "(?|" NEGATION " " FILLER "(?<a>" FAILURE LIST ")"
@@ -64,6 +69,11 @@ static const char denied[] =
     "|(?<a>" NAN_WORD LIST ")(?:[- ]free\\b| (?:never|do(?:es)?(?: not|n't)|did(?: not|n't)|(?:is|"
     "are|was|were)(?: not|n't| never)) (?:occur|appear|happen|show|come|seen|present|observed|"
     "found|there|the (?:problem|issue|cause)))"
+    "|\\b(?:can|could|may|might) (?:also |[a-z]+ly )?(?<a>(?:over|under)flow\\w*)"
+    /* of something else than numbers */
+    "|\\b(?:memory|ram|stack|heap|buffer|disk|queue|integer|int\\d+|context(?: window)?|text) "
+    "(?<a>overflow\\w*)|(?<a>overflow\\w*) (?:of|in) (?:the |my )?(?:context|stack|heap|buffer|"
+    "memory|queue|disk)"
     /* constants of a program */
     "|float\\('?-?(?<a>inf|nan)'?\\)|\\b(?:np|numpy|math|torch|jnp)\\.(?<a>inf|nan)\\b"
     "|" QUESTION "(?<a>" FAILURE LIST ")[^.?\\n]{0,100}\\?"

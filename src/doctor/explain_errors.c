@@ -205,7 +205,7 @@ const npt_explain_rule npt_explain_texts[] = {
      900,
      "(?:tensor-likes|scalars) are not (?:close|equal)!|not equal to tolerance "
      "rtol|(?:torch\\.|np\\.)?allclose(?:\\(|,? is )[^\\n]{0,80}?false",
-     {"\\bcpu\\b", "\\b(?:gpu|cuda|mps|rocm|npu|xpu)\\b",
+     {"(?<![a-z])cpu(?![a-z])", "(?<![a-z])(?:gpu|cuda|mps|rocm|npu|xpu)(?![a-z])",
       "\\bb?fp-?16|\\bbf-?16|\\bb?float-?16|torch\\.half|\\.half\\(\\)|half[- ]precision"},
      NO_MORE,
      NULL},

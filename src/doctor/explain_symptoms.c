@@ -33,18 +33,20 @@
     "quality (?:falls|drops|gets|goes|loss|suffers|decays|declines)|declin\\w*|"                   \
     "falls? (?:off|apart)|deteriorat\\w*)"
 #define ERRORS_GROW "(?:(?:larger|bigger|growing) (?:the )?errors?|errors? (?:grows?|increases?))"
+#define SIZE                                                                                       \
+    "(?:\\b(?:bsz?|n?_?u?batch(?:[ _-]?size)?s?|seq(?:[ _-]?len(?:gth)?)?s?|sequence lengths?|"    \
+    "prompt[ _-]?len(?:gth)?|length|rows|tokens)(?![a-z_]))"
 #define ADAPTER "(?:\\badapters?\\b|\\blora\\w*|\\bdora\\b|\\bpeft\\b|qlora)"
 #define QUANTIZED                                                                                  \
     "(?:4-?bits?\\b|\\bnf4\\b|\\bfp4\\b|quanti[sz]ed|\\bbnb\\b|bitsandbytes|qlora|Params4bit)"
 
 /* The dump of transformers' DebugUnderflowOverflow: NAME stands in the first frame that is not
  * finite, and no number before it is too large for fp16. */
-#define BAD_NUMBERS "(?:[\\d.e+-]+|nan|inf) +(?:inf|nan)\\b"
-#define TOO_LARGE_NUMBERS                                                                          \
-    "[\\d.e+-]+ +(?:\\d\\.\\d+e\\+(?:0[5-9]|[1-9]\\d)|[7-9]\\.\\d+e\\+04)"
+#define BAD_NUMBERS       "(?:[\\d.e+-]+|nan|inf) +(?:inf|nan)\\b"
+#define TOO_LARGE_NUMBERS "[\\d.e+-]+ +(?:\\d\\.\\d+e\\+(?:0[5-9]|[1-9]\\d)|[7-9]\\.\\d+e\\+04)"
 #define DUMP(NAME)                                                                                 \
     "abs min +abs max +metadata\\n(?:(?!" BAD_NUMBERS "|" TOO_LARGE_NUMBERS                        \
-    ")[^\\n]*\\n)*?(?=[a-z_])[^\\n]*(?:" NAME ")[^\\n]*\\n(?:(?=[\\d.])(?!" BAD_NUMBERS      \
+    ")[^\\n]*\\n)*?(?=[a-z_])[^\\n]*(?:" NAME ")[^\\n]*\\n(?:(?=[\\d.])(?!" BAD_NUMBERS            \
     "|" TOO_LARGE_NUMBERS ")[^\\n]*\\n){0,4}" BAD_NUMBERS
 
 #define KIND(name) NPT_EXPLAIN_##name
@@ -74,6 +76,15 @@ const npt_explain_rule npt_explain_symptoms[] = {
       "step|forever|keeps?)"},
      NO_MORE,
      NULL},
+    {KIND(SCALE_AT_MINIMUM),
+     NPT_EXPLAIN_SYMPTOM,
+     160,
+     "(?:loss[ _-]?scale[rd]?|grad(?:ient)?[ "
+     "_-]?scale\\w*)[^\\n]{0,30}?\\d{3,}[^\\n]{0,60}?(?<![\\d.])"
+     "[01](?:\\.0)?(?![\\d.])",
+     {"overflow\\w*|exception|exits?\\b|stops?\\b|dies\\b|\\bfails?|minimum"},
+     NO_MORE,
+     NULL},
     {KIND(KBIT_PREPARE_OOM),
      NPT_EXPLAIN_SYMPTOM,
      250,
@@ -84,17 +95,23 @@ const npt_explain_rule npt_explain_symptoms[] = {
     {KIND(MASK_OVERFLOW_NAN),
      NPT_EXPLAIN_SYMPTOM,
      260,
-     "left[- ]?pad\\w*|pad\\w* (?:on|to|at|from) the left|padding_side ?[=:]? ?'?left|(?:fully|all|"
-     "completely|entirely)[- ]mask\\w*|masked (?:everywhere|(?:out )?(?:completely|entirely|fully))|"
-     "(?:every|each|all) (?:of (?:the|its) )?(?:key|position|token|column|entr(?:y|ie))s? (?:is|are|"
+     "mask(?:s|ed|ing)? (?:out )?(?:every|all|each|any) (?:the |of the "
+     ")?(?:key|token|position|column|entr)|left[- ]?pad\\w*|pad\\w* (?:on|to|at|from) the "
+     "left|padding_side ?[=:]? ?'?left|(?:fully|all|"
+     "completely|entirely)[- ]mask\\w*|masked (?:everywhere|(?:out "
+     ")?(?:completely|entirely|fully))|"
+     "(?:every|each|all) (?:of (?:the|its) )?(?:key|position|token|column|entr(?:y|ie))s? "
+     "(?:is|are|"
      "being|gets?)? ?masked|attends? to (?:nothing|no (?:key|token|position)s?|zero "
-     "(?:key|token|position)s?)|finfo\\([^)]{0,40}\\)\\.min|(?:two|both) (?:attention )?masks|masks? "
+     "(?:key|token|position)s?)|finfo\\([^)]{0,40}\\)\\.min|(?:two|both) (?:attention "
+     ")?masks|masks? "
      "(?:is|are|being|get|was|were)? ?added|(?:all|only|entirely)[- ]pad\\w*|mask\\w*[^\\n]{0,20}? "
      "(?:is |are |being )?(?:all|entirely|completely|only) "
      "(?:true|false|ones|zeros?|0|1|-?inf|pad\\w*)\\b|mask\\w*[^\\n]{0,40}?(?:entire|whole|full|"
      "complete|all) rows?|(?:entire|whole|complete|full) (?:row|sequence|sample)s?[^\\n]{0,20}?"
      "(?:mask\\w*|-inf|pad\\w*)|mask\\w*[^\\n]{0,60}?0/0|(?:empty|no valid|zero valid) "
-     "(?:rows?|keys?|tokens?|sequences?|samples?)[^\\n]{0,60}?mask|mask\\w*[^\\n]{0,60}?(?:empty|no "
+     "(?:rows?|keys?|tokens?|sequences?|samples?)[^\\n]{0,60}?mask|mask\\w*[^\\n]{0,60}?(?:empty|"
+     "no "
      "valid|zero valid) (?:rows?|keys?|tokens?|sequences?|samples?)",
      {NANS},
      NO_MORE,
@@ -148,6 +165,7 @@ const npt_explain_rule npt_explain_symptoms[] = {
      300,
      "(?<=[ \\n'\":>(=])!{4,}(?![a-z])|(?<=^)!{4,}",
      {"output|generat|respon|repl(?:y|ies)|answer|complet|token|text|produc|return|prints?\\b|says|"
+      "\\bgets?\\b|\\bgot\\b|dtype|" FP16 "|"
       "exclamation|model|infer"},
      NO_MORE,
      NULL},
@@ -160,18 +178,20 @@ const npt_explain_rule npt_explain_symptoms[] = {
       "(?:strings?|lines?|rows?|streams?) of|consist\\w*|\\ball\\b|infinite\\w*|entirely|forever"},
      NO_MORE,
      NULL},
-    {KIND(ATTENTION_OVERFLOW),
+    {KIND(BATCH_SIZE_NAN),
      NPT_EXPLAIN_SYMPTOM,
-     240,
-     "\\battn\\b|\\battention\\b|\\bqk\\b|q_proj|k_proj|self_attn|pre-softmax|scores before (?:the "
-     ")?softmax|attn_weights",
-     {NANS, FP16},
-     NO_MORE,
+     160,
+     SIZE
+     "(?: ?[=:] ?| of | )\\d[\\d., /]*[^\\n]{0,20}?\\b(?:fine|ok(?:ay)?|correct|right|works?|good|"
+     "finite)\\b",
+     {SIZE "(?: ?[=:>]+ ?| of | )\\d[^\\n]{0,40}?" NANS},
+     {"learning[ _]rate"},
      NULL},
     {KIND(BATCH_SIZE_NAN),
      NPT_EXPLAIN_SYMPTOM,
      200,
-     "(?:only|from|above|beyond|over|than|at|once|as soon as|starting|exceed\\w*|when|for|if|with|until)[^\\n]"
+     "(?:only|from|above|beyond|over|than|at|once|as soon "
+     "as|starting|exceed\\w*|when|for|if|with|until)[^\\n]"
      "{0,30}?(?<![_\\w])(?:batch(?:[ _-]?size)?s?|sequence[ _-]?lengths?|seq_?len|prompt[ "
      "_-]?(?:length|size)|n?_?u?batch|context[ "
      "_-]?length|tokens)[^\\n]{0,25}?(?:\\d|larger|bigger|longer)|(?<![_\\w])(?:batch[ "
@@ -180,8 +200,17 @@ const npt_explain_rule npt_explain_symptoms[] = {
      "more|above|exceed\\w*|over|beyond|of|>=?) ?(?:than|of)? ?(?:about )?\\d+",
      {NANS "|wrong (?:values|results?|outputs?|numbers|answers?|logits)|" GARBAGE,
       "\\bonly\\b|\\bfine\\b|\\bok(?:ay)?\\b|correct|\\bworks?\\b|but not|\\bbelow\\b|smaller|up "
-      "to|shorter|no problem|as soon as|from \\d|\\bclean\\b|never|normal"},
+      "to|shorter|no problem|as soon as|from \\d|\\bclean\\b|never|normal|(?:are|is|all|re) "
+      "right\\b|or (?:less|fewer|below|smaller)"},
      {"out of memory|\\boom\\b", "learning[ _]rate"},
+     NULL},
+    {KIND(ATTENTION_OVERFLOW),
+     NPT_EXPLAIN_SYMPTOM,
+     240,
+     "\\battn\\b|\\battention\\b|\\bqk\\b|q_proj|k_proj|self_attn|pre-softmax|scores before (?:the "
+     ")?softmax|attn_weights",
+     {NANS, FP16},
+     NO_MORE,
      NULL},
     {KIND(LOSS_ZERO_NAN),
      NPT_EXPLAIN_SYMPTOM,
@@ -197,7 +226,8 @@ const npt_explain_rule npt_explain_symptoms[] = {
      NPT_EXPLAIN_SYMPTOM,
      260,
      /* the sum itself in half, not a run in half that accumulates */
-     "(?:accum\\w*|\\bsumm(?:ed|ing)\\b|\\bsums?\\b|add(?:ed|ing|s)? up|\\bmain_grads?)[^\\n.\\d]{0,"
+     "(?:accum\\w*|\\bsumm(?:ed|ing)\\b|\\bsums?\\b|add(?:ed|ing|s)? "
+     "up|\\bmain_grads?)[^\\n.\\d]{0,"
      "50}? ?(?:in|with|using|is|are|as|to|=|:) (?:pure )?(?:torch\\.)?" LOW "|" LOW
      "[- ](?:grad\\w* )?(?:accum\\w*|summ\\w*)|accumulate[-_]allreduce[-_]grads[-_]in[-_]fp32|"
      "(?:grad_)?accum\\w*_d?type|grad_reduce_in_fp32",
@@ -209,7 +239,8 @@ const npt_explain_rule npt_explain_symptoms[] = {
     {KIND(HALF_ACCUMULATION),
      NPT_EXPLAIN_SYMPTOM,
      260,
-     "(?:gradient|grad)s?[ _-]?accum\\w*|accumulat\\w+ (?:the |of |over |\\d+ )*(?:micro\\w*|grad\\w*)",
+     "(?:gradient|grad)s?[ _-]?accum\\w*|accumulat\\w+ (?:the |of |over |\\d+ "
+     ")*(?:micro\\w*|grad\\w*)",
      {LOW, FP32 "|same (?:effective )?(?:global )?batch|at once|micro[- ]?batch\\w*",
       WORSE "|differ\\w*|mismatch|does ?n.t match|not (?:match|equal|equivalent)"},
      {"\\bnan\\b|scaler|unscale", "tokens? count|averag\\w*|normali[sz]\\w*|num_items"},
@@ -220,8 +251,8 @@ const npt_explain_rule npt_explain_symptoms[] = {
      BF16 "[- ](?:native |trained "
           ")?(?:model|checkpoint|weights|native)|(?:trained|released|published|stored|saved|"
           "shipped|distributed|native\\w*)[^\\n]{0,20}? " BF16
-     "|(?:weights|checkpoint|model|params|parameters) (?:is|are|was|were|in) (?:in |stored in "
-     "|natively )?" BF16,
+          "|(?:weights|checkpoint|model|params|parameters) (?:is|are|was|were|in) (?:in |stored in "
+          "|natively )?" BF16,
      {NANS, FP16},
      {"\\bloss\\b"},
      NULL},
@@ -237,7 +268,9 @@ const npt_explain_rule npt_explain_symptoms[] = {
     {KIND(LOSS_ZERO_NAN),
      NPT_EXPLAIN_SYMPTOM,
      260,
-     "\\bloss'?\\b[^\\n]{0,40}?\\bnan\\b|\\bnan\\b[^\\n]{0,12}?\\bloss",
+     "\\bloss(?:es)?'?\\b[^\\n]{0,40}?(?:\\bnans?\\b|not a number|not "
+     "finite|non-finite)|(?:\\bnan\\b|non-"
+     "finite)[^\\n]{0,12}?\\bloss",
      {LOW "|\\bint8\\b|8-?bit"},
      {"learning[ _]rate (?:is|was) too|lr (?:is|was) too"},
      NULL},
@@ -253,10 +286,12 @@ const npt_explain_rule npt_explain_symptoms[] = {
      NPT_EXPLAIN_SYMPTOM,
      260,
      "\\brope\\b|rotary|inv_freq|inverse frequenc\\w+|position(?:al)?[ "
-     "_]?(?:ids?|embeddings?|encodings?|ind(?:ex|ices))|(?:cos|sin)(?:[ _](?:and|/) ?|/)(?:sin|cos)\\b|(?:cos|sin)_cached",
-     {LOW, WORSE "|precision|round\\w*|collid\\w*|alias\\w*|los[et]s?\\b|wrong|differ\\w*|"
-                 "identical|same (?:angle|rotation)|quality|told apart|distinguish\\w*|indistinct\\w*|"
-                 "repeat\\w*|perplexity[^\\n]{0,30}?(?:up|ris\\w+|increas\\w*|grow\\w*|high\\w*)|" GARBAGE},
+     "_]?(?:ids?|embeddings?|encodings?|ind(?:ex|ices))|(?:cos|sin)(?:[ _](?:and|/) "
+     "?|/)(?:sin|cos)\\b|(?:cos|sin)_cached",
+     {LOW, WORSE
+      "|precision|round\\w*|collid\\w*|alias\\w*|los[et]s?\\b|wrong|differ\\w*|"
+      "identical|same (?:angle|rotation)|quality|told apart|distinguish\\w*|indistinct\\w*|"
+      "repeat\\w*|perplexity[^\\n]{0,30}?(?:up|ris\\w+|increas\\w*|grow\\w*|high\\w*)|" GARBAGE},
      {NANS},
      NULL},
     {KIND(ROPE_HALF),
@@ -274,7 +309,7 @@ const npt_explain_rule npt_explain_symptoms[] = {
      260,
      "\\b(?:torch\\.)?u?int8\\b|\\bbytes?\\b dtype",
      {ADAPTER "|dtype", QUANTIZED,
-      "becom\\w+|became|creat\\w+|turn\\w*|come out|came out|end\\w* "
+      "becom\\w+|became|gets?\\b|got\\b|creat\\w+|turn\\w*|come out|came out|end\\w* "
       "up|are|is|ha(?:ve|s)|infer\\w*|report\\w*|return\\w*|wrong|instead"},
      {"load_in_8bit"},
      NULL},
@@ -286,9 +321,10 @@ const npt_explain_rule npt_explain_symptoms[] = {
      {ADAPTER "|" QUANTIZED "|unload",
       "differ\\w*|not (?:be )?(?:the "
       ")?(?:same|identical|match)|worse\\w*|chang\\w+|degrad\\w*|mismatch|drop\\w*|diverg\\w*|no "
-      "longer|forg[eo]t\\w*|broken|" GARBAGE
-      "|does ?n.t match|los(?:t|es|s of) "
-      "|\\bdiff\\b|discrepan\\w*|inconsisten\\w*|abnormal|unexpected|as if|never (?:been "
+      "longer|forg[eo]t\\w*|broken|" GARBAGE "|does ?n.t match|los(?:t|es|s of) "
+      "|\\bdiff\\b|discrepan\\w*|inconsisten\\w*|abnormal|unexpected|as if|\\d%? "
+      "(?:vs\\.?|versus|against|compared (?:to|with)) \\d|not (?:at all )?(?:what|as)\\b|like the "
+      "(?:plain |original )?base|never (?:been "
       ")?(?:fine-?tuned|trained)|\xe4\xb8\x8d\xe4\xb8\x80\xe8\x87\xb4"},
      {"\\bgit\\b|overwritten|conflict|\\bbranch|pull request|dataset"},
      NULL},
@@ -296,9 +332,10 @@ const npt_explain_rule npt_explain_symptoms[] = {
      NPT_EXPLAIN_SYMPTOM,
      200,
      "(?:sav|train|stor|writ|finetun|fine-tun)\\w*[^\\n]{0,40}?" LOW
-     "[^\\n]{0,80}?(?:load|read|hold|contain|has|get|file|checkpoint)\\w*[^\\n]{0,40}?" FP32
-     "|(?:sav|train|stor|writ|finetun|fine-tun)\\w*[^\\n]{0,40}?" FP32
-     "[^\\n]{0,80}?(?:load|read|hold|contain|has|get|file|checkpoint)\\w*[^\\n]{0,40}?" LOW,
+     "[^\\n]{0,80}?(?:load|read|hold|contain|has|get|file|checkpoint|was|were|memory)\\w*[^\\n]{0,"
+     "40}?" FP32 "|(?:sav|train|stor|writ|finetun|fine-tun)\\w*[^\\n]{0,40}?" FP32
+     "[^\\n]{0,80}?(?:load|read|hold|contain|has|get|file|checkpoint|was|were|memory)\\w*[^\\n]{0,"
+     "40}?" LOW,
      {ADAPTER},
      {"merg(?:e|ed|ing)\\b", "\\bloss\\b|" NANS},
      NULL},
@@ -309,10 +346,12 @@ const npt_explain_rule npt_explain_symptoms[] = {
      {"sav(?:e|ed|es|ing)\\b|re-?load\\w*|\\bload(?:ed|ing|s)?\\b|save_pretrained|from_pretrained|"
       "load_adapter|on disk|file size|safetensors|written",
       FP32 "|" LOW "|autocast_adapter_dtype|\\bdtype",
-      "becom\\w+|became|turn\\w*|chang\\w+|cast\\b|casts|converted|upcast\\w*|twice|doubl\\w*|"
+      "becom\\w+|became|turn\\w*|chang\\w+|bigger|larger|cast\\b|casts|converted|upcast\\w*|twice|"
+      "doubl\\w*|"
       "halv\\w*|half the size|com(?:es?|ing) back|came back|end\\w* up|instead "
       "of|autocast_adapter_dtype|\\bagain\\b|different dtype|even "
-      "though|although|silently|(?:is|are) (?:suddenly|now|again|all) (?:in )?(?:torch\\.)?(?:float|fp|bf)"},
+      "though|although|silently|(?:is|are) (?:suddenly|now|again|all) (?:in "
+      ")?(?:torch\\.)?(?:float|fp|bf)"},
      {"merg(?:e|ed|ing)\\b", "\\bloss\\b|" NANS},
      NULL},
     {KIND(REINTERPRETED_BITS),
@@ -320,7 +359,8 @@ const npt_explain_rule npt_explain_symptoms[] = {
      240,
      "\\b(?:re-?)?interpret\\w*|(?:bytes|bits|weights?|tensors?|file|buffer|array|values?)[^\\n]{"
      "0,30}? (?:read|treated|taken|viewed|loaded|parsed|decoded)(?: back)? as |(?:\\bread|"
-     "treat|view|pars|decod|mistak)(?:s|ed|es|ing|en)?(?: back)? (?:it |them |the \\w+ )?(?:as|for) "
+     "treat|view|pars|decod|mistak)(?:s|ed|es|ing|en)?(?: back)? (?:it |them |the \\w+ "
+     ")?(?:as|for) "
      "(?:if (?:it|they) (?:was|were) )?(?:an? )?(?:torch\\.|np\\.)?(?:" LOW "|" FP32 ")",
      {LOW, GARBAGE "|wrong|nonsens\\w*|bytes|bits|instead"},
      {"merg(?:e|ed|ing)\\b"},
@@ -337,8 +377,8 @@ const npt_explain_rule npt_explain_symptoms[] = {
     {KIND(BACKEND_DIVERGENCE),
      NPT_EXPLAIN_SYMPTOM,
      260,
-     "\\bcpu\\b",
-     {"\\b(?:gpu|cuda|mps|rocm|npu|xpu|tpu|metal|directml)\\b", LOW,
+     "(?<![a-z])cpu(?![a-z])",
+     {"(?<![a-z])(?:gpu|cuda|mps|rocm|npu|xpu|tpu|metal|directml)(?![a-z])", LOW,
       "differ(?:s|ent|ently|ing)?\\b|not (?:get |give |produce |return )?(?:the "
       ")?same|mismatch|diverg\\w*|disagree\\w*|inconsisten\\w*|does ?n.t match|do ?n.t match|not "
       "match|deviat\\w*|discrepan\\w*|allclose|not "
@@ -346,7 +386,7 @@ const npt_explain_rule npt_explain_symptoms[] = {
       "(?:abs\\w* )?(?:errors?|diff\\w*)",
       "results?|outputs?|values?|logits|answers?|numbers|\\bnorms?\\b|errors?\\b|\\bruns?\\b|"
       "matmul|implementations?|discrepan\\w*|inconsisten\\w*|tensors?|layers?"},
-     {"same device|two devices|out of memory"},
+     {"same device|two devices|out of memory|throughput|utili[sz]\\w*|\\bidl\\w+|num_workers"},
      NULL},
     {KIND(BF16_UNSUPPORTED),
      NPT_EXPLAIN_SYMPTOM,
@@ -354,18 +394,22 @@ const npt_explain_rule npt_explain_symptoms[] = {
      "(?:\\bt4\\b|v100|turing|volta|pascal|p100|rtx "
      "?20\\d\\d|gtx|1080|2080|\\bgpu|\\bcard|hardware|device)[^\\n]{0,60}?(?:\\bnot\\b|n't|"
      "\\bno\\b|without|lacks?)[^\\n]{0,30}?" BF16 "|" BF16 " (?:is )?(?:not supported|unsupported)",
-     NO_MORE,
+     {"\\bsa(?:ys?|id)\\b|error|fail\\w*|\\brais\\w+|refus\\w*|complain\\w*|crash\\w*|abort\\w*|"
+      "stops?\\b|"
+      "\\bmessage|\\bgives\\b|how (?:can|do|to)|what (?:can|should|do|now)|workaround"},
      {NANS},
      NULL},
     {KIND(BF16_UPDATE_LOST),
      NPT_EXPLAIN_SYMPTOM,
      260,
      BF16,
-     {"loss[^\\n]{0,30}?(?:flat|constant|stuck|stagnat\\w*|plateau\\w*|barely|hardly|not (?:going "
+     {"loss[^\\n]{0,30}?(?:flat|horizontal|constant|stuck|stagnat\\w*|plateau\\w*|barely|hardly|"
+      "not (?:going "
       "down|decreas\\w*|improv\\w*|mov\\w*)|n't "
       "(?:go|decreas\\w*|improv\\w*|mov\\w*)|slow\\w*)|(?:converg\\w*|fall\\w*|decreas\\w*)[^\\n]{"
       "0,30}?(?:slow\\w*|bad\\w*|poor\\w*)|(?:slow\\w*|bad|poor|worse) "
-      "converg\\w*|(?:weights?|param\\w*)[^\\n]{0,60}?(?:(?:\\bnot|n't|never) (?:\\w+ "
+      "converg\\w*|(?:weights?|param\\w*|tensors?|hash\\w*)[^\\n]{0,60}?(?:(?:\\bnot|n't|never) "
+      "(?:\\w+ "
       "){0,2}?(?:mov|chang|updat|differ|train|learn|budg)\\w*|identical|unchanged|"
       "the same|frozen|stuck|bit for "
       "bit|hardly|barely)|updates?[^\\n]{0,40}?(?:lost|vanish\\w*|disappear\\w*|too "
@@ -396,7 +440,7 @@ const npt_explain_rule npt_explain_symptoms[] = {
      160,
      "unscal\\w*",
      {"\\btwice\\b|already|second time|double[ds]?\\b|two times"},
-     NO_MORE,
+     {FP16 " grad"},
      NULL},
     {KIND(SCALER_BF16),
      NPT_EXPLAIN_SYMPTOM,
@@ -426,7 +470,7 @@ const npt_explain_rule npt_explain_symptoms[] = {
     {KIND(HALF_LAYERNORM_CPU),
      NPT_EXPLAIN_SYMPTOM,
      160,
-     "layer ?norm\\w*|softmax|conv\\w*",
+     "layer ?norm\\w*|softmax|conv(?:olution\\w*|_?[123]d|s?\\b)",
      {FP16, "\\bcpu\\b", "not (?:supported|implemented)|unsupported|no kernel|missing"},
      NO_MORE,
      NULL},
