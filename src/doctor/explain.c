@@ -17,7 +17,6 @@
  * wins. A claim that is not sure is not made. */
 
 enum { LINE_MAX_SHOWN = 400, WIDTH = 80, LABEL = 7, MATCHES_MAX = 4000 };
-enum { SYMPTOM_HEAD = 32 * 1024, SYMPTOM_TAIL = 128 * 1024 };
 
 /* The last place where a rule holds, in bytes of clean. */
 typedef struct finding {
@@ -115,8 +114,9 @@ static npt_status find_rule(const npt_explain_rule *rule, const npt_explain_text
     npt_status status;
     bool ready = false;
     /* people describe before or after a log, not in it */
-    size_t stop = rule->level == NPT_EXPLAIN_SYMPTOM && length > SYMPTOM_HEAD + SYMPTOM_TAIL
-                      ? SYMPTOM_HEAD
+    size_t stop = rule->level == NPT_EXPLAIN_SYMPTOM &&
+                          length > NPT_EXPLAIN_PROSE_HEAD + NPT_EXPLAIN_PROSE_TAIL
+                      ? NPT_EXPLAIN_PROSE_HEAD
                       : length;
 
     NPT_TRY_GOTO(status, done,
@@ -126,7 +126,7 @@ static npt_status find_rule(const npt_explain_rule *rule, const npt_explain_text
     for (size_t at = 0, count = 0; at < length && count < MATCHES_MAX;) {
         if (!npt_explain_pattern_find(m.pattern, subject, stop, at, &match)) {
             if (stop == length) break;
-            at = length - SYMPTOM_TAIL;
+            at = length - NPT_EXPLAIN_PROSE_TAIL;
             stop = length;
             continue;
         }

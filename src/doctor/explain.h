@@ -15,6 +15,9 @@ enum { NPT_EXPLAIN_HEAD_BYTES = 64 * 1024, NPT_EXPLAIN_TAIL_BYTES = 1024 * 1024 
 /* Stands in `asserted` for every byte of a failure that the text denies; in no other form. */
 enum { NPT_EXPLAIN_STRUCK = 1 };
 
+/* People describe before or after a log, not in it: descriptions are looked for in these. */
+enum { NPT_EXPLAIN_PROSE_HEAD = 32 * 1024, NPT_EXPLAIN_PROSE_TAIL = 128 * 1024 };
+
 /* The same text in four forms. `shown`: lines without colours, frames, log prefixes, empty lines
  * and repeated blanks. `clean`: the same bytes with every quotation mark as '. `dense`: clean
  * without white space, quotation marks, backslashes and asterisks, so that a sentence broken
@@ -31,7 +34,7 @@ typedef struct npt_explain_text {
 npt_status npt_explain_text_init(npt_explain_text *text, const char *bytes, size_t count);
 void npt_explain_text_fini(npt_explain_text *text);
 
-/* Strikes out what `text`, in the clean form, denies. NPT_E_NOMEM. */
+/* Strikes out what `text`, in the clean form, denies in its prose. NPT_E_NOMEM. */
 npt_status npt_explain_strike_denied(char *text, size_t length);
 
 /* ---- Patterns ---- */

@@ -4,7 +4,6 @@
 #include "doctor/explain.h"
 
 #include <ctype.h>
-#include <string.h>
 
 /* Failures that a text names without reporting them: it denies them ("no NaN or inf", "the loss
  * isn't NaN", "overflows: 0"), guards against them ("to avoid overflow") or asks whether there are
@@ -14,7 +13,7 @@
 enum { DENIED_MAX = 20000 };
 
 #define NAN_WORD                                                                                   \
-    "(?:\\bnan'?s?\\b|\\bnon-?finites?\\b|\\binfs?\\b|\\binfinit\\w+|\\w*overflow\\w*|not a "      \
+    "(?:\\bnan'?s?\\b|\\bnon-?finites?\\b|\\binfs?\\b|\\binfinit\\w+|overflow\\w*|not a "          \
     "number|underflow\\w*)"
 #define FAILURE                                                                                    \
     "(?:" NAN_WORD                                                                                 \
@@ -79,17 +78,28 @@ static const char denied[] =
     "|" QUESTION "(?<a>" FAILURE LIST ")[^.?\\n]{0,100}\\?"
     ")";
 
-npt_status npt_explain_strike_denied(char *text, size_t length)
+static void strike(npt_explain_pattern *pattern, char *text, size_t length)
 {
-    npt_explain_pattern *pattern = NULL;
     npt_explain_match match;
-    NPT_TRY(npt_explain_pattern_open(&pattern, denied, NPT_EXPLAIN_BLANK_IS_SPACE, true));
     size_t at = 0;
     for (int count = 0; count < DENIED_MAX; count++) {
         if (!npt_explain_pattern_find(pattern, text, length, at, &match)) break;
         at = match.group[NPT_EXPLAIN_A].end;
         for (size_t i = match.group[NPT_EXPLAIN_A].begin; i < at; i++)
             if (!isspace((unsigned char)text[i])) text[i] = NPT_EXPLAIN_STRUCK;
+    }
+}
+
+npt_status npt_explain_strike_denied(char *text, size_t length)
+{
+    const size_t head = NPT_EXPLAIN_PROSE_HEAD, tail = NPT_EXPLAIN_PROSE_TAIL;
+    npt_explain_pattern *pattern = NULL;
+    NPT_TRY(npt_explain_pattern_open(&pattern, denied, NPT_EXPLAIN_BLANK_IS_SPACE, true));
+    if (length > head + tail) {
+        strike(pattern, text, head);
+        strike(pattern, text + length - tail, tail);
+    } else {
+        strike(pattern, text, length);
     }
     npt_explain_pattern_close(pattern);
     return NPT_OK;

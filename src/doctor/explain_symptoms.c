@@ -45,7 +45,7 @@
 #define BAD_NUMBERS       "(?:[\\d.e+-]+|nan|inf) +(?:inf|nan)\\b"
 #define TOO_LARGE_NUMBERS "[\\d.e+-]+ +(?:\\d\\.\\d+e\\+(?:0[5-9]|[1-9]\\d)|[7-9]\\.\\d+e\\+04)"
 #define DUMP(NAME)                                                                                 \
-    "abs min +abs max +metadata\\n(?:(?!" BAD_NUMBERS "|" TOO_LARGE_NUMBERS                        \
+    "abs min +abs max +metadata\\n(?:(?!abs min|" BAD_NUMBERS "|" TOO_LARGE_NUMBERS                \
     ")[^\\n]*\\n)*?(?=[a-z_])[^\\n]*(?:" NAME ")[^\\n]*\\n(?:(?=[\\d.])(?!" BAD_NUMBERS            \
     "|" TOO_LARGE_NUMBERS ")[^\\n]*\\n){0,4}" BAD_NUMBERS
 

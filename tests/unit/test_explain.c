@@ -312,6 +312,10 @@ static void no_text_takes_long(void **state)
         "Error: ",
         "batch size of ",
         "NaN ",
+        "not a really ",
+        "does it ",
+        "batch 8 fine ",
+        "abs min abs max metadata\n1 2 x\nmlp\n",
     };
     const size_t bytes = 60 * 1000;
     char *text = malloc(bytes + 64);
