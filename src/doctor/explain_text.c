@@ -218,7 +218,10 @@ static const char prefixes[] =
     "|[IWEF]\\d{4} \\d\\d:\\d\\d:\\d\\d(?:\\.\\d+)? (?:\\d+ )*[\\w/.]+:\\d+\\] ?"
     ")";
 
-/* Appends the line without its prefix, blanks folded, and a line break; nothing where nothing is
+/* No word of a sentence is longer, and patterns would try every place of it. */
+enum { LONGEST_WORD = 512 };
+
+/* Appends the line without its prefix, blanks folded, words cut, and a line break; nothing where nothing is
  * left, or only the marks that point at a column. */
 static char *put_line(const char *line, size_t length, npt_explain_pattern *prefix, char *out)
 {
@@ -233,8 +236,12 @@ static char *put_line(const char *line, size_t length, npt_explain_pattern *pref
     size_t marks = 0;
     while (marks < length && strchr("~^- ", line[marks]) != NULL) marks++;
     if (marks == length) return out;
-    for (size_t i = 0; i < length; i++)
-        if (i == 0 || line[i] != ' ' || line[i - 1] != ' ') *out++ = line[i];
+    size_t word = 0;
+    for (size_t i = 0; i < length; i++) {
+        word = line[i] == ' ' ? 0 : word + 1;
+        if (word <= LONGEST_WORD && (i == 0 || line[i] != ' ' || line[i - 1] != ' '))
+            *out++ = line[i];
+    }
     *out++ = '\n';
     return out;
 }
