@@ -80,7 +80,7 @@ static int64_t at_most(int64_t x, int64_t limit)
     return x < limit ? x : limit;
 }
 
-static bool pack_rows(const npt_native_operand *src, int64_t first, int rows, int64_t k0,
+static void pack_rows(const npt_native_operand *src, int64_t first, int rows, int64_t k0,
                       int64_t depth, void *packed)
 {
     float *dst = packed;
@@ -90,14 +90,13 @@ static bool pack_rows(const npt_native_operand *src, int64_t first, int rows, in
     if (src->k_inside) {
         for (int64_t r = 0; r < valid; r++)
             widen(src, (first + r) * src->depth + k0, depth, dst + r * NPT_NATIVE_DEPTH);
-        return true;
+        return;
     }
     float line[MAX_ROWS];
     for (int64_t k = 0; k < depth; k++) {
         widen(src, (k0 + k) * src->count + first, valid, line);
         for (int64_t r = 0; r < valid; r++) dst[r * NPT_NATIVE_DEPTH + k] = line[r];
     }
-    return true;
 }
 
 /* LANES vectors × depth, turned so that lanes lie together; `width` is dst's stride. */
@@ -168,7 +167,7 @@ static void pack_nf4_any(const npt_native_operand *src, int64_t first, int width
     }
 }
 
-static bool pack_lanes(const npt_native_operand *src, int64_t first, int width, int64_t k0,
+static void pack_lanes(const npt_native_operand *src, int64_t first, int width, int64_t k0,
                        int64_t depth, void *packed)
 {
     float *dst = packed;
@@ -189,7 +188,6 @@ static bool pack_lanes(const npt_native_operand *src, int64_t first, int width, 
         pack_straight(NPT_NF4, src, first, width, k0, depth, dst);
     else
         pack_nf4_any(src, first, width, k0, depth, dst);
-    return true;
 }
 
 /* ---- The tile ------------------------------------------------------------------------------ */

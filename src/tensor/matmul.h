@@ -48,7 +48,14 @@ typedef struct npt_matmul_backend {
                       const npt_matmul_scratch *scratch);
 } npt_matmul_backend;
 
+/* Panels of products in bf16 pieces, and those of them that FMA had to make. */
+typedef struct npt_matmul_counts {
+    int64_t panels, by_fma;
+} npt_matmul_counts;
+
 struct npt_matmul_scratch {
+    bool plain_f32; /* products of F32 activations by F32 arithmetic only, not by bf16 pieces */
+    npt_matmul_counts *counts; /* added to, by all workers; or NULL */
     npt_threads *threads;
     const npt_cpu *cpu;
     char *worker;
