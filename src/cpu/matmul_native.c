@@ -147,12 +147,12 @@ static bool few_tokens(const npt_matmul_desc *desc)
     return desc->trans_w && !desc->trans_a && desc->m <= NPT_NATIVE_DOT_TOKENS;
 }
 
-#ifdef HAVE_ISA_AMX
-
 static int pieces_of(npt_dtype dtype)
 {
     return dtype == NPT_BF16 ? 1 : dtype == NPT_F16 ? 2 : 3;
 }
+
+#ifdef HAVE_ISA_AMX
 
 /* Sizes of the AMX route; runs on any CPU. */
 static npt_native_ops amx_form(const npt_matmul_desc *desc)
@@ -162,7 +162,7 @@ static npt_native_ops amx_form(const npt_matmul_desc *desc)
     return (npt_native_ops){.lanes = NPT_NATIVE_AVX512_LANES,
                             .max_rows = NPT_NATIVE_AMX_ROWS,
                             .row_unit = NPT_NATIVE_AMX_ROWS / 2,
-                            .depth = plain ? 2 * NPT_NATIVE_DEPTH : NPT_NATIVE_DEPTH,
+                            .depth = plain ? 2 * NPT_NATIVE_DEPTH : NPT_NATIVE_DEPTH / 2,
                             .depth_unit = NPT_NATIVE_AMX_STEP,
                             .row_bytes = 2 * (desc->trans_w ? w : a),
                             .lane_bytes = 2 * (desc->trans_w ? a : w),
@@ -183,6 +183,34 @@ static const char *amx_refuse(const npt_matmul_desc *desc, bool plain_f32)
     if (desc->w == NPT_NF4 && (desc->trans_w ? desc->k : desc->n) % 64 != 0)
         return "blocks of NF4 straddle rows";
     return NULL;
+}
+
+/* NULL: by AMX tiles; else why not. */
+static const char *why_fma(const npt_matmul_desc *desc, const npt_cpu *cpu, bool plain_f32)
+{
+    if (few_tokens(desc)) return "at most 8 rows";
+#ifdef HAVE_ISA_AMX
+    if ((cpu->features & NPT_CPU_AMX_BF16) == 0) return "the CPU has no AMX";
+#else
+    (void)cpu;
+    return "compiled without AMX";
+#endif
+    return amx_refuse(desc, plain_f32);
+}
+
+static const char *native_route(const npt_matmul_desc *desc, const npt_cpu *cpu, bool plain_f32,
+                                char *text)
+{
+    static const int products[3][3] = {{1, 0, 3}, {0, 4, 5}, {3, 5, 6}};
+    const char *why = why_fma(desc, cpu, plain_f32);
+    const int count = products[pieces_of(desc->a) - 1][pieces_of(desc->w) - 1];
+    if (why != NULL)
+        snprintf(text, 128, "FMA: %s", why);
+    else if (count == 1)
+        snprintf(text, 128, "AMX");
+    else
+        snprintf(text, 128, "AMX: %d products of bf16 pieces", count);
+    return text;
 }
 
 static const char *native_refuse(const npt_matmul_desc *desc, const npt_cpu *cpu, char *reason)
@@ -234,8 +262,7 @@ static npt_status native_run(const npt_matmul_desc *desc, const npt_matmul_args 
         return NPT_OK;
     }
 #ifdef HAVE_ISA_AMX
-    const bool has_amx = (scratch->cpu->features & NPT_CPU_AMX_BF16) != 0;
-    if (has_amx && amx_refuse(desc, scratch->plain_f32) == NULL) {
+    if (why_fma(desc, scratch->cpu, scratch->plain_f32) == NULL) {
         ops = amx_form(desc);
         npt_matmul_fill_amx(&ops, ops.row_bytes / 2, ops.lane_bytes / 2);
     }
@@ -249,4 +276,5 @@ const npt_matmul_backend npt_matmul_native = {
     .refuse = native_refuse,
     .plan = native_plan,
     .run = native_run,
+    .route = native_route,
 };

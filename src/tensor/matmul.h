@@ -46,6 +46,10 @@ typedef struct npt_matmul_backend {
     /* Scratch: `shared` and workers × worker_bytes (64-byte aligned, `worker_stride` apart). */
     npt_status (*run)(const npt_matmul_desc *desc, const npt_matmul_args *args,
                       const npt_matmul_scratch *scratch);
+    /* By what arithmetic, and why, in a few words ("FMA: A is stored turned"; may be written into
+     * `text`, 128 bytes). NULL where there is one way only. */
+    const char *(*route)(const npt_matmul_desc *desc, const npt_cpu *cpu, bool plain_f32,
+                         char *text);
 } npt_matmul_backend;
 
 /* Panels of products in bf16 pieces, and those of them that FMA had to make. */

@@ -59,7 +59,7 @@ static npt_status open_all(npt_setup *setup, const char *model_name,
     if (setup->policy.mixed_switched_off)
         npt_log(NPT_LOG_WARNING,
                 "--mixed_precision is switched off: a quantized base computes in F32 (R1)");
-    NPT_TRY(npt_exec_create(&setup->exec, compute->backend, compute->threads));
+    NPT_TRY(npt_setup_exec(setup, compute));
     return open_tokenizer(setup);
 }
 
@@ -71,6 +71,13 @@ npt_status npt_setup_open(npt_setup *setup, const char *model_name,
     npt_status status = open_all(setup, model_name, precision, compute);
     if (status != NPT_OK) npt_setup_close(setup);
     return status;
+}
+
+npt_status npt_setup_exec(npt_setup *setup, const npt_compute_options *compute)
+{
+    NPT_TRY(npt_exec_create(&setup->exec, compute->backend, compute->threads));
+    npt_exec_set_plain_f32(setup->exec, compute->matmul_precision == NPT_MATMUL_FMA);
+    return NPT_OK;
 }
 
 void npt_setup_close(npt_setup *setup)

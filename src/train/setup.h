@@ -20,6 +20,8 @@ typedef struct npt_setup {
 npt_status npt_setup_open(npt_setup *setup, const char *model_name,
                           const npt_precision_options *precision,
                           const npt_compute_options *compute);
+/* Only the context of computing. */
+npt_status npt_setup_exec(npt_setup *setup, const npt_compute_options *compute);
 void npt_setup_close(npt_setup *setup);
 
 /* The rows a run reads; dataset_name NULL: the bundled file `bundled`, which is then said. */
