@@ -11,8 +11,8 @@
  * product. Each k block starts from zero and is added to the sums in F32; that keeps the chains of
  * additions, which the tiles round one by one, short. BF16 × BF16 alone goes on from the sums.
  *
- * Packed forms: rows [piece][row][block]; lanes [32 k][piece][vector][16 pairs of k][16 lanes][2],
- * a kilobyte a tile. Storing is that of AVX-512. */
+ * Packed forms, a kilobyte a tile: rows [32 k][piece][half][16 rows][32 k]; lanes
+ * [32 k][piece][vector][16 pairs of k][16 lanes][2]. Storing is that of AVX-512. */
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -77,17 +77,35 @@ static void end(void)
         if (tall && wide) DO(3, sums + 16 * vectors * 16 + 16, sum_bytes);                         \
     } while (0)
 
+/* What step s of a tile does besides: its share of the lines to ask for, and of the packing, whose
+ * instructions run while the tiles multiply. */
+INLINE void ask(const npt_native_tile *work, int64_t s, int64_t steps)
+{
+    for (int64_t i = work->line_count * s / steps; i < work->line_count * (s + 1) / steps; i++)
+        __builtin_prefetch(work->lines[i], 0, 2);
+    for (int64_t i = work->soon_count * s / steps; i < work->soon_count * (s + 1) / steps; i++)
+        __builtin_prefetch(work->soon + i * 64, 0, 2);
+}
+
+INLINE void pack_ahead(const npt_native_tile *work, int64_t s, int64_t steps)
+{
+    const int64_t units = work->next_to - work->next_from;
+    const int64_t from = work->next_from + units * s / steps;
+    const int64_t to = work->next_from + units * (s + 1) / steps;
+    if (from < to) work->pack(work->next, from, to);
+}
+
 /* `tall`: 32 rows, else 16; `wide`: two vectors, else one. */
 INLINE void tile_of(const int r_pieces, const int l_pieces, const bool tall, const bool wide,
                     const npt_native_tile *work)
 {
     const bool restart = r_pieces + l_pieces > 2;
     const int vectors = wide ? 2 : 1, rows = tall ? 32 : 16;
-    const int64_t stride = work->row_stride, row_bytes = stride * 2, sum_bytes = vectors * 64;
-    const int64_t row_piece = rows * stride, steps = work->depth / STEP;
-    const int64_t ahead = (work->line_count + steps - 1) / steps;
+    const int64_t stride = work->in_place ? work->row_stride : STEP, row_bytes = stride * 2;
+    const int64_t row_piece = rows * STEP, sum_bytes = vectors * 64;
+    const int64_t row_step = work->in_place ? STEP : r_pieces * row_piece;
+    const int64_t steps = work->depth / STEP;
     const uint16_t *row = work->row, *lane = work->lane;
-    const char *const *line = work->lines, *const *const last = line + work->line_count;
     float part[32 * 32] __attribute__((aligned(64)));
     float *sums = work->sums;
     if (work->add && !restart) {
@@ -99,7 +117,7 @@ INLINE void tile_of(const int r_pieces, const int l_pieces, const bool tall, con
         _tile_zero(3);
     }
     for (int64_t s = 0; s < steps; s++) {
-        for (int64_t i = 0; i < ahead && line < last; i++) __builtin_prefetch(*line++, 0, 2);
+        ask(work, s, steps);
         /* an order in which each product shares an operand with the one before */
         if (r_pieces > 2) {
             LOAD_ROWS(2);
@@ -126,7 +144,8 @@ INLINE void tile_of(const int r_pieces, const int l_pieces, const bool tall, con
         }
         if (l_pieces > 1 || r_pieces == 1) LOAD_LANES(0);
         MULTIPLY();
-        row += STEP;
+        pack_ahead(work, s, steps);
+        row += row_step;
         lane += l_pieces * vectors * TILE_HALVES;
     }
     if (work->add && restart) sums = part;

@@ -141,11 +141,13 @@ INLINE void pairs_across(const npt_dtype dtype, const npt_native_operand *src,
 
 /* ---- Rows ----------------------------------------------------------------------------------- */
 
+/* [32 k][piece][16 rows][16 rows of these][32 k]: `height` rows in all. */
 INLINE void pack_row(const npt_dtype dtype, const npt_native_operand *src, int64_t index,
-                     int64_t depth, uint16_t *dst, int64_t piece_stride)
+                     int64_t depth, uint16_t *dst, int64_t height)
 {
+    const int pieces = pieces_of(dtype);
     __m512i table[MAX_PIECES] = {0}, pair[MAX_PIECES];
-    for (int64_t k = 0; k < depth; k += STEP) {
+    for (int64_t k = 0; k < depth; k += STEP, dst += pieces * height * STEP) {
         if (dtype == NPT_NF4 && k % NF4_BLOCK == 0) {
             __m256i words[MAX_PIECES];
             block_levels(src, index + k, words);
@@ -154,47 +156,50 @@ INLINE void pack_row(const npt_dtype dtype, const npt_native_operand *src, int64
         }
         pairs_along(dtype, src, index + k, depth - k, table, pair);
         UNROLLED
-        for (int p = 0; p < pieces_of(dtype); p++)
-            _mm512_storeu_si512(dst + p * piece_stride + k, pair[p]);
+        for (int p = 0; p < pieces; p++) _mm512_storeu_si512(dst + p * height * STEP, pair[p]);
     }
 }
 
-INLINE void pack_rows_of(const npt_dtype dtype, const npt_native_operand *src, int64_t first,
-                         int rows, int64_t k0, int64_t depth, uint16_t *dst)
+INLINE void pack_rows_of(const npt_dtype dtype, const npt_native_packing *packing, int64_t from,
+                         int64_t to)
 {
-    const int64_t piece_stride = rows * src->block;
-    for (int64_t r = 0; r < rows; r++, dst += src->block) {
-        if (first + r < src->count) {
-            pack_row(dtype, src, (first + r) * src->depth + k0, depth, dst, piece_stride);
+    const npt_native_operand *src = packing->src;
+    const int64_t height = packing->count;
+    for (int64_t r = from; r < to; r++) {
+        const int64_t row = packing->first + r;
+        uint16_t *dst = (uint16_t *)packing->dst + r * STEP;
+        if (row < src->count) {
+            pack_row(dtype, src, row * src->depth + packing->k0, packing->depth, dst, height);
             continue;
         }
-        for (int p = 0; p < pieces_of(dtype); p++)
-            memset(dst + p * piece_stride, 0, (size_t)src->block * sizeof(*dst));
+        for (int64_t k = 0; k < packing->depth; k += STEP)
+            for (int p = 0; p < pieces_of(dtype); p++, dst += height * STEP)
+                _mm512_storeu_si512(dst, _mm512_setzero_si512());
     }
 }
 
-static void pack_rows(const npt_native_operand *src, int64_t first, int rows, int64_t k0,
-                      int64_t depth, void *dst)
+static void pack_rows(const npt_native_packing *packing, int64_t from, int64_t to)
 {
-    NPT_ASSERT(src->k_inside);
-    switch (src->dtype) {
-    case NPT_F32: pack_rows_of(NPT_F32, src, first, rows, k0, depth, dst); break;
-    case NPT_F16: pack_rows_of(NPT_F16, src, first, rows, k0, depth, dst); break;
-    case NPT_NF4: pack_rows_of(NPT_NF4, src, first, rows, k0, depth, dst); break;
-    default: pack_rows_of(NPT_BF16, src, first, rows, k0, depth, dst);
+    NPT_ASSERT(packing->src->k_inside);
+    switch (packing->src->dtype) {
+    case NPT_F32: pack_rows_of(NPT_F32, packing, from, to); break;
+    case NPT_F16: pack_rows_of(NPT_F16, packing, from, to); break;
+    case NPT_NF4: pack_rows_of(NPT_NF4, packing, from, to); break;
+    default: pack_rows_of(NPT_BF16, packing, from, to);
     }
 }
 
 /* ---- Lanes ---------------------------------------------------------------------------------- */
 
 /* Where the pairs of lanes `lane` … at `k` go; pieces lie `*piece_stride` apart. */
-INLINE uint16_t *lane_place(uint16_t *dst, const int pieces, int64_t block, int64_t width,
-                            int64_t lane, int64_t k, int64_t *piece_stride)
+INLINE uint16_t *lane_place(const npt_native_packing *packing, const int pieces, int64_t lane,
+                            int64_t k, int64_t *piece_stride)
 {
-    const int64_t panel = lane / (2 * LANES), vectors = width - panel * 2 * LANES > LANES ? 2 : 1;
+    const int64_t panel = lane / (2 * LANES);
+    const int64_t vectors = packing->count - panel * 2 * LANES > LANES ? 2 : 1;
     *piece_stride = vectors * TILE_HALVES;
-    return dst + panel * block * 2 * LANES * pieces + k / STEP * pieces * *piece_stride +
-           lane / LANES % 2 * TILE_HALVES + k % STEP / 2 * STEP;
+    return (uint16_t *)packing->dst + panel * packing->block * 2 * LANES * pieces +
+           k / STEP * pieces * *piece_stride + lane / LANES % 2 * TILE_HALVES + k % STEP / 2 * STEP;
 }
 
 /* 16 × 16 words of 32 bits turned. */
@@ -229,19 +234,20 @@ static inline void turn(__m512i v[16])
 }
 
 /* k inside: 16 vectors × 32 k are 16 × 16 pairs; turned, they are a tile. */
-INLINE void pack_turned_of(const npt_dtype dtype, const npt_native_operand *src, int64_t first,
-                           int width, int64_t k0, int64_t depth, uint16_t *dst)
+INLINE void pack_turned_of(const npt_dtype dtype, const npt_native_packing *packing)
 {
+    const npt_native_operand *src = packing->src;
     const int pieces = pieces_of(dtype);
-    for (int64_t lane = 0; lane < width; lane += LANES)
-        for (int64_t k = 0; k < depth; k += STEP) {
+    for (int64_t lane = 0; lane < packing->count; lane += LANES)
+        for (int64_t k = 0; k < packing->depth; k += STEP) {
             __m512i v[MAX_PIECES][LANES], pair[MAX_PIECES];
             int64_t piece_stride;
-            uint16_t *to = lane_place(dst, pieces, src->block, width, lane, k, &piece_stride);
+            uint16_t *to = lane_place(packing, pieces, lane, k, &piece_stride);
             for (int64_t r = 0; r < LANES; r++) {
-                const bool inside = first + lane + r < src->count;
-                pairs_along(dtype, src, inside ? (first + lane + r) * src->depth + k0 + k : 0,
-                            inside ? depth - k : 0, NULL, pair);
+                const int64_t vector = packing->first + lane + r;
+                const bool inside = vector < src->count;
+                pairs_along(dtype, src, inside ? vector * src->depth + packing->k0 + k : 0,
+                            inside ? packing->depth - k : 0, NULL, pair);
                 for (int p = 0; p < pieces; p++) v[p][r] = pair[p];
             }
             for (int p = 0; p < pieces; p++) {
@@ -250,6 +256,16 @@ INLINE void pack_turned_of(const npt_dtype dtype, const npt_native_operand *src,
                     _mm512_storeu_si512(to + p * piece_stride + i * STEP, v[p][i]);
             }
         }
+}
+
+static void pack_turned(const npt_native_packing *packing)
+{
+    NPT_ASSERT(packing->src->dtype != NPT_NF4);
+    switch (packing->src->dtype) {
+    case NPT_F32: pack_turned_of(NPT_F32, packing); break;
+    case NPT_F16: pack_turned_of(NPT_F16, packing); break;
+    default: pack_turned_of(NPT_BF16, packing);
+    }
 }
 
 /* The levels of two rows' blocks; zeros for a row that is not there. */
@@ -265,69 +281,48 @@ INLINE void two_tables(const npt_native_operand *src, const int64_t index[2], bo
                                             _mm512_castsi256_si512(upper[p]), lower[p], 1);
 }
 
-/* k outside: rows k and k + 1 of the matrix, woven. */
-INLINE void pack_two_rows(const npt_dtype dtype, const npt_native_operand *src, int64_t first,
-                          int width, int64_t k, int64_t place, uint16_t *dst, int valid_rows)
+/* k outside: rows k and k + 1 of the matrix, woven. Beyond the packing's depth are zeros. */
+INLINE void pack_two_rows(const npt_dtype dtype, const npt_native_packing *packing, int64_t k)
 {
+    const npt_native_operand *src = packing->src;
     const int pieces = pieces_of(dtype);
-    const int64_t start = k * src->count + first;
-    const int64_t below = valid_rows > 1 ? src->count : 0;
+    const int64_t rows = packing->depth - k;
+    const int64_t start = (packing->k0 + k) * src->count + packing->first;
     __m512i table[MAX_PIECES] = {0}, pair[MAX_PIECES];
-    for (int64_t lane = 0; lane < width; lane += LANES) {
-        const int64_t valid = src->count - first - lane, at = valid > 0 ? start + lane : 0;
-        const int64_t index[2] = {at, at + (valid > 0 ? below : 0)};
-        const int64_t count[2] = {valid, valid_rows > 1 ? valid : 0};
-        int64_t piece_stride;
-        uint16_t *to = lane_place(dst, pieces, src->block, width, lane, place, &piece_stride);
-        if (dtype == NPT_NF4) {
-            if (lane == 0 || index[0] % NF4_BLOCK == 0)
-                two_tables(src, index, valid_rows > 1, table);
-            if (valid <= 0) memset(table, 0, sizeof(table));
+    for (int64_t lane = 0; lane < packing->count; lane += LANES) {
+        int64_t piece_stride, valid = rows > 0 ? src->count - packing->first - lane : 0;
+        uint16_t *to = lane_place(packing, pieces, lane, k, &piece_stride);
+        if (valid <= 0) {
+            for (int p = 0; p < pieces; p++)
+                _mm512_storeu_si512(to + p * piece_stride, _mm512_setzero_si512());
+            continue;
         }
+        const int64_t index[2] = {start + lane, start + lane + (rows > 1 ? src->count : 0)};
+        const int64_t count[2] = {valid, rows > 1 ? valid : 0};
+        if (dtype == NPT_NF4 && (lane == 0 || index[0] % NF4_BLOCK == 0))
+            two_tables(src, index, rows > 1, table);
         pairs_across(dtype, src, index, count, table, pair);
         UNROLLED
         for (int p = 0; p < pieces; p++) _mm512_storeu_si512(to + p * piece_stride, pair[p]);
     }
 }
 
-INLINE void pack_lanes_of(const npt_dtype dtype, const npt_native_operand *src, int64_t first,
-                          int width, int64_t k0, int64_t depth, uint16_t *dst)
+INLINE void pack_woven_of(const npt_dtype dtype, const npt_native_packing *packing, int64_t from,
+                          int64_t to)
 {
-    int64_t k = 0;
-    for (; k < depth; k += 2)
-        pack_two_rows(dtype, src, first, width, k0 + k, k, dst, depth - k > 1 ? 2 : 1);
-    for (; k % STEP != 0; k += 2)
-        for (int64_t lane = 0; lane < width; lane += LANES) {
-            int64_t piece_stride;
-            uint16_t *to =
-                lane_place(dst, pieces_of(dtype), src->block, width, lane, k, &piece_stride);
-            for (int p = 0; p < pieces_of(dtype); p++)
-                _mm512_storeu_si512(to + p * piece_stride, _mm512_setzero_si512());
-        }
+    for (int64_t k = from; k < to; k++) pack_two_rows(dtype, packing, 2 * k);
 }
 
-static void pack_turned(const npt_native_operand *src, int64_t first, int width, int64_t k0,
-                        int64_t depth, void *dst)
+static void pack_lanes(const npt_native_packing *packing, int64_t from, int64_t to)
 {
-    NPT_ASSERT(src->dtype != NPT_NF4);
-    switch (src->dtype) {
-    case NPT_F32: pack_turned_of(NPT_F32, src, first, width, k0, depth, dst); break;
-    case NPT_F16: pack_turned_of(NPT_F16, src, first, width, k0, depth, dst); break;
-    default: pack_turned_of(NPT_BF16, src, first, width, k0, depth, dst);
-    }
-}
-
-static void pack_lanes(const npt_native_operand *src, int64_t first, int width, int64_t k0,
-                       int64_t depth, void *dst)
-{
-    if (src->k_inside) {
-        pack_turned(src, first, width, k0, depth, dst);
+    if (packing->src->k_inside) {
+        if (to > from) pack_turned(packing);
         return;
     }
-    switch (src->dtype) {
-    case NPT_F32: pack_lanes_of(NPT_F32, src, first, width, k0, depth, dst); break;
-    case NPT_F16: pack_lanes_of(NPT_F16, src, first, width, k0, depth, dst); break;
-    case NPT_NF4: pack_lanes_of(NPT_NF4, src, first, width, k0, depth, dst); break;
-    default: pack_lanes_of(NPT_BF16, src, first, width, k0, depth, dst);
+    switch (packing->src->dtype) {
+    case NPT_F32: pack_woven_of(NPT_F32, packing, from, to); break;
+    case NPT_F16: pack_woven_of(NPT_F16, packing, from, to); break;
+    case NPT_NF4: pack_woven_of(NPT_NF4, packing, from, to); break;
+    default: pack_woven_of(NPT_BF16, packing, from, to);
     }
 }

@@ -71,6 +71,7 @@ static void shape_chunks(npt_native_shape *shape)
         sums_lanes = round_up(shape->block, wide);
         shape->panel_bytes = (size_t)(shape->ops.depth * height * shape->ops.row_bytes);
     }
+    shape->panel_bytes = (shape->panel_bytes + 63) / 64 * 64;
     shape->sums_floats = (size_t)(sums_rows * sums_lanes);
 }
 
@@ -105,6 +106,17 @@ static char *resident_lanes(const npt_native_job *job, int64_t first, int width,
     return job->packed + (first * job->shape.padded_k + k0 * width) * job->shape.ops.lane_bytes;
 }
 
+static int64_t units_of(const npt_native_ops *ops, const npt_native_packing *packing, bool as_rows)
+{
+    return as_rows ? packing->count : parts(round_up(packing->depth, ops->depth_unit), 2);
+}
+
+static void pack_units(const npt_native_ops *ops, const npt_native_packing *packing, bool as_rows,
+                       int64_t from, int64_t to)
+{
+    (as_rows ? ops->pack_rows : ops->pack_lanes)(packing, from, to);
+}
+
 /* One panel of the resident matrix, all of k. */
 static void pack_resident_task(void *context, int64_t index, int worker)
 {
@@ -118,13 +130,15 @@ static void pack_resident_task(void *context, int64_t index, int worker)
     (void)worker;
     if (ops->checked) job->panels[index] = npt_matmul_survey_panel(job, index);
     for (int64_t k0 = 0; k0 < job->desc->k; k0 += ops->depth) {
-        const int64_t depth = npt_min64(ops->depth, job->desc->k - k0);
-        if (as_rows)
-            ops->pack_rows(&job->rest, job->first + first, width, k0, depth,
-                                   resident_rows(job, index, k0));
-        else
-            ops->pack_lanes(&job->rest, job->first + first, width, k0, depth,
-                                    resident_lanes(job, first, width, k0));
+        const npt_native_packing packing = {
+            .src = &job->rest,
+            .first = job->first + first,
+            .count = width,
+            .k0 = k0,
+            .depth = npt_min64(ops->depth, job->desc->k - k0),
+            .block = ops->depth,
+            .dst = as_rows ? resident_rows(job, index, k0) : resident_lanes(job, first, width, k0)};
+        pack_units(ops, &packing, as_rows, 0, units_of(ops, &packing, as_rows));
     }
 }
 
@@ -173,28 +187,75 @@ static void list_lines(const npt_native_operand *src, int64_t first, int64_t wid
             ahead->lines[ahead->count++] = (const char *)src->data + index * bits / 8 + byte;
 }
 
-/* A streamed panel, or a chunk of lane panels, at one k block. */
+/* Whether the tiles can read the streamed rows where they lie. */
+static bool in_place(const npt_native_job *job, int64_t first, int64_t width, int64_t depth)
+{
+    const npt_native_ops *ops = &job->shape.ops;
+    return ops->rows_in_place && job->stream.k_inside && first + width <= job->shape.streamed &&
+           depth % ops->depth_unit == 0;
+}
+
+/* A streamed panel, or a chunk of lane panels, at one k block; what its tiles do for later ones. */
 typedef struct npt_native_step {
-    int64_t first, width, k0, depth;
-    const void *panel;
-    int64_t row_stride; /* of the panel, where it is rows */
-    npt_native_ahead *ahead;
+    npt_native_packing packing;
+    bool in_place;
+    int64_t units, packed; /* of the packing: all, done */
+    int64_t panel, panels;        /* of the k block: which, of how many */
+    struct npt_native_step *next; /* packed by the tiles of this one; NULL: none */
+    npt_native_ahead ahead;       /* lines of the one after it */
 } npt_native_step;
 
-/* Runs a tile; it asks for its share of the lines ahead, `left` tiles being still to come. */
-static void run_tile(const npt_native_ops *ops, npt_native_tile *tile, npt_native_ahead *ahead,
+static bool stream_rows(const npt_native_job *job)
+{
+    return job->shape.stream_w != job->shape.lanes_w;
+}
+
+static void finish_packing(const npt_native_job *job, npt_native_step *step)
+{
+    if (step->packed < step->units)
+        pack_units(&job->shape.ops, &step->packing, stream_rows(job), step->packed, step->units);
+    step->packed = step->units;
+}
+
+/* Runs a tile; it asks for its share of the lines ahead and does its share of the next packing,
+ * `left` tiles being still to come. */
+static void run_tile(const npt_native_job *job, npt_native_tile *tile, npt_native_step *step,
                      int64_t left)
 {
+    npt_native_ahead *ahead = &step->ahead;
+    npt_native_step *next = step->next;
+    tile->depth = round_up(step->packing.depth, job->shape.ops.depth_unit);
+    tile->add = step->packing.k0 > 0;
     tile->lines = ahead->lines + ahead->used;
     tile->line_count = npt_min64(parts(ahead->count - ahead->used, left), tile->depth);
     ahead->used += tile->line_count;
-    ops->tile(tile);
+    if (next != NULL) {
+        tile->next = &next->packing;
+        tile->pack = stream_rows(job) ? job->shape.ops.pack_rows : job->shape.ops.pack_lanes;
+        tile->next_from = next->packed;
+        next->packed += parts(next->units - next->packed, left);
+        tile->next_to = next->packed;
+    }
+    job->shape.ops.tile(tile);
 }
 
-static void multiply_rows(const npt_native_job *job, const npt_native_step *step,
+/* A tile's share, `index` of `count`, of asking for what the next k block has of a resident panel. */
+static void ask_resident(const npt_native_job *job, const npt_native_step *step,
+                         npt_native_tile *tile, const char *panel, int64_t bytes, int64_t index,
+                         int64_t count)
+{
+    const int64_t lines = bytes / 64, first = lines * index / count;
+    if (!job->shape.ops.packs_ahead || step->packing.k0 + step->packing.depth >= job->desc->k)
+        return;
+    tile->soon = panel + first * 64;
+    tile->soon_count = lines * (index + 1) / count - first;
+}
+
+static void multiply_rows(const npt_native_job *job, npt_native_step *step,
                           const npt_native_area *area)
 {
     const npt_native_ops *ops = &job->shape.ops;
+    const npt_native_packing *packing = &step->packing;
     const int64_t panels = parts(job->count, 2 * ops->lanes);
     for (int64_t p = 0; p < panels; p++) {
         const int64_t lane = p * 2 * ops->lanes;
@@ -202,41 +263,45 @@ static void multiply_rows(const npt_native_job *job, const npt_native_step *step
         const int vectors = npt_panel_vectors(ops, lane, job->count);
         const int width = vectors * ops->lanes;
         npt_native_tile tile = {
-            .rows = (int)step->width,
+            .rows = (int)packing->count,
             .vectors = vectors,
-            .depth = step->depth,
-            .row = step->panel,
-            .row_stride = step->row_stride,
-            .lane = resident_lanes(job, lane, width, step->k0),
-            .sums = area->sums + lane * area->panel_rows + (step->first - area->row_first) * width,
-            .add = step->k0 > 0,
+            .row = packing->dst,
+            .in_place = step->in_place,
+            .row_stride = packing->src->depth,
+            .lane = resident_lanes(job, lane, width, packing->k0),
+            .sums =
+                area->sums + lane * area->panel_rows + (packing->first - area->row_first) * width,
         };
-        run_tile(ops, &tile, step->ahead, panels - p);
+        ask_resident(job, step, &tile, (const char *)tile.lane + width * ops->depth * ops->lane_bytes,
+                     width * ops->depth * ops->lane_bytes, step->panel, step->panels);
+        run_tile(job, &tile, step, panels - p);
     }
 }
 
-static void multiply_lanes(const npt_native_job *job, const npt_native_step *step,
+static void multiply_lanes(const npt_native_job *job, npt_native_step *step,
                            const npt_native_area *area)
 {
     const npt_native_ops *ops = &job->shape.ops;
+    const npt_native_packing *packing = &step->packing;
     const int rows = job->shape.resident_rows, wide = 2 * ops->lanes;
     const int64_t panels = parts(job->count, rows);
-    int64_t left = panels * parts(step->width, wide);
+    int64_t left = panels * parts(packing->count, wide);
     for (int64_t p = 0; p < panels; p++)
-        for (int64_t lane = 0; lane < step->width; lane += wide, left--) {
+        for (int64_t lane = 0; lane < packing->count; lane += wide, left--) {
             if (ops->checked && job->panels[p].unfit) continue;
-            const int vectors = npt_panel_vectors(ops, lane, step->width);
+            const int vectors = npt_panel_vectors(ops, lane, packing->count);
             npt_native_tile tile = {
                 .rows = rows,
                 .vectors = vectors,
-                .depth = step->depth,
-                .row = resident_rows(job, p, step->k0),
-                .row_stride = ops->depth,
-                .lane = (const char *)step->panel + lane * ops->depth * ops->lane_bytes,
+                .row = resident_rows(job, p, packing->k0),
+                .lane = (const char *)packing->dst + lane * ops->depth * ops->lane_bytes,
                 .sums = area->sums + lane * area->panel_rows + p * rows * vectors * ops->lanes,
-                .add = step->k0 > 0,
             };
-            run_tile(ops, &tile, step->ahead, left);
+            ask_resident(job, step, &tile,
+                         (const char *)tile.row + rows * ops->depth * ops->row_bytes,
+                         rows * ops->depth * ops->row_bytes, lane / wide,
+                         parts(packing->count, wide));
+            run_tile(job, &tile, step, left);
         }
 }
 
@@ -250,37 +315,58 @@ static npt_native_area area_of(const npt_native_job *job, int64_t first, int64_t
         first, count, job->first, job->count, round_up(count, shape->stream_rows), sums};
 }
 
-/* Whether the tiles can read the streamed rows where they lie. */
-static bool in_place(const npt_native_job *job, int64_t first, int64_t width, int64_t depth)
-{
-    const npt_native_ops *ops = &job->shape.ops;
-    return ops->rows_in_place && job->stream.k_inside && first + width <= job->shape.streamed &&
-           depth % ops->depth_unit == 0;
-}
+/* The steps of a task, in order: all panels (or the one chunk of lanes) of a k block, then the next
+ * block. */
+typedef struct npt_native_walk {
+    int64_t first, end, unit, panels, steps;
+    char *buffer[2]; /* packed forms, in turn */
+} npt_native_walk;
 
-/* Packs one panel (or chunk of lanes) and runs its tiles. */
-static void do_step(const npt_native_job *job, npt_native_step *step, void *panel,
-                    const npt_native_area *area)
+static void start_step(const npt_native_job *job, const npt_native_walk *walk, int64_t index,
+                       npt_native_step *step)
 {
     const npt_native_ops *ops = &job->shape.ops;
     const npt_native_operand *src = &job->stream;
-    const int64_t depth = step->depth;
-    step->panel = panel;
-    step->row_stride = ops->depth;
-    step->depth = round_up(depth, ops->depth_unit);
-    if (job->shape.stream_w == job->shape.lanes_w) {
-        ops->pack_lanes(src, step->first, (int)step->width, step->k0, depth, panel);
-        multiply_lanes(job, step, area);
-        return;
+    npt_native_packing *packing = &step->packing;
+    *packing = (npt_native_packing){.src = src,
+                                    .first = walk->first + index % walk->panels * walk->unit,
+                                    .count = walk->unit,
+                                    .k0 = index / walk->panels * ops->depth,
+                                    .block = ops->depth,
+                                    .dst = walk->buffer[index % 2]};
+    packing->depth = npt_min64(ops->depth, job->desc->k - packing->k0);
+    step->in_place = stream_rows(job) && in_place(job, packing->first, walk->unit, packing->depth);
+    step->panel = index % walk->panels;
+    step->panels = walk->panels;
+    step->packed = 0;
+    step->units = units_of(ops, packing, stream_rows(job));
+    if (!step->in_place) return;
+    step->units = 0;
+    packing->dst = (char *)(uintptr_t)src->data +
+                   (packing->first * src->depth + packing->k0) * (int64_t)npt_dtype_bytes(src->dtype);
+}
+
+/* Where tiles pack ahead, a step's panel is packed by the tiles of the one before, and the lines
+ * asked for are those of the one after; else it is packed at its own start. */
+static void run_steps(const npt_native_job *job, const npt_native_walk *walk,
+                      const npt_native_area *area)
+{
+    const npt_native_ops *ops = &job->shape.ops;
+    const int distance = ops->packs_ahead ? 2 : 1;
+    npt_native_step steps[2];
+    start_step(job, walk, 0, &steps[0]);
+    for (int64_t i = 0; i < walk->steps; i++) {
+        npt_native_step *step = &steps[i % 2], *next = &steps[(i + 1) % 2];
+        const int64_t asked = i + distance;
+        finish_packing(job, step);
+        step->ahead.count = step->ahead.used = 0;
+        if (asked < walk->steps)
+            list_lines(&job->stream, walk->first + asked % walk->panels * walk->unit, walk->unit,
+                       asked / walk->panels * ops->depth, ops->depth, &step->ahead);
+        if (i + 1 < walk->steps) start_step(job, walk, i + 1, next);
+        step->next = ops->packs_ahead && i + 1 < walk->steps ? next : NULL;
+        (stream_rows(job) ? multiply_rows : multiply_lanes)(job, step, area);
     }
-    if (in_place(job, step->first, step->width, depth)) {
-        step->panel = (const char *)src->data +
-                      (step->first * src->depth + step->k0) * (int64_t)npt_dtype_bytes(src->dtype);
-        step->row_stride = src->depth;
-    } else {
-        ops->pack_rows(src, step->first, (int)step->width, step->k0, depth, panel);
-    }
-    multiply_rows(job, step, area);
 }
 
 static void chunk_task(void *context, int64_t index, int worker)
@@ -288,29 +374,23 @@ static void chunk_task(void *context, int64_t index, int worker)
     npt_native_job *job = context;
     const npt_native_shape *shape = &job->shape;
     const npt_native_ops *ops = &shape->ops;
-    const bool as_lanes = shape->stream_w == shape->lanes_w;
-    const int64_t k = job->desc->k, first = index * shape->chunk;
+    const int64_t first = index * shape->chunk;
     const int64_t end = npt_min64(first + shape->chunk, shape->streamed);
-    const int64_t unit = as_lanes ? round_up(end - first, ops->lanes) : shape->stream_rows;
+    const int64_t unit = stream_rows(job) ? shape->stream_rows : round_up(end - first, ops->lanes);
     float *sums = (void *)(job->scratch->worker + (size_t)worker * job->scratch->worker_stride);
+    char *const buffers = (char *)(sums + shape->sums_floats);
     const npt_native_area area = area_of(job, first, end - first, sums);
-    char *const panel = (char *)(sums + shape->sums_floats);
-    npt_native_ahead ahead;
+    npt_native_walk walk = {.first = first,
+                            .end = end,
+                            .unit = unit,
+                            .panels = parts(end - first, unit),
+                            .buffer = {buffers, buffers + shape->panel_bytes}};
+    if (!ops->packs_ahead) walk.buffer[1] = buffers;
+    walk.steps = walk.panels * shape->depth_blocks;
     if (ops->begin != NULL) ops->begin();
-    for (int64_t k0 = 0; k0 < k; k0 += ops->depth)
-        for (int64_t s = first; s < end; s += unit) {
-            const bool last = s + unit >= end;
-            npt_native_step step = {
-                .first = s, .width = unit, .k0 = k0, .depth = npt_min64(ops->depth, k - k0)};
-            step.ahead = &ahead;
-            ahead.count = ahead.used = 0;
-            if (!last || k0 + ops->depth < k)
-                list_lines(&job->stream, last ? first : s + unit, unit, last ? k0 + ops->depth : k0,
-                           ops->depth, &ahead);
-            do_step(job, &step, panel, &area);
-        }
+    run_steps(job, &walk, &area);
     if (ops->end != NULL) ops->end();
-    if (ops->checked) npt_matmul_patch(job, &area, panel + shape->panel_bytes);
+    if (ops->checked) npt_matmul_patch(job, &area, buffers + 2 * shape->panel_bytes);
     store_area(job, &area);
 }
 
@@ -349,6 +429,7 @@ void npt_matmul_blocked_plan(const npt_matmul_desc *desc, const npt_native_ops *
     const int64_t k = round_up(desc->k, ops->depth);
     const int64_t vectors = shape.block + 2 * NPT_NATIVE_MAX_LANES; /* panels may stick out */
     *worker_bytes = shape.sums_floats * sizeof(float) + shape.panel_bytes;
+    if (ops->packs_ahead) *worker_bytes += shape.panel_bytes;
     if (ops->checked) *worker_bytes += npt_matmul_patch_bytes();
     *shared_bytes = (size_t)(vectors * k * resident_bytes(&shape));
 }
@@ -357,9 +438,8 @@ void npt_matmul_blocked_run(const npt_matmul_desc *desc, const npt_matmul_args *
                             const npt_matmul_scratch *scratch, const npt_native_ops *ops)
 {
     npt_native_job job = {.desc = desc, .args = args, .scratch = scratch};
-    npt_native_operand a = npt_native_operand_a(desc, args);
-    npt_native_operand w = npt_native_operand_w(desc, args);
-    a.block = w.block = ops->depth;
+    const npt_native_operand a = npt_native_operand_a(desc, args);
+    const npt_native_operand w = npt_native_operand_w(desc, args);
     job.shape = shape_of(desc, ops);
     const bool as_lanes = job.shape.stream_w == job.shape.lanes_w;
     const int64_t unit = as_lanes ? job.shape.resident_rows : 2 * ops->lanes;

@@ -167,6 +167,7 @@ static npt_native_ops amx_form(const npt_matmul_desc *desc)
                             .row_bytes = 2 * (desc->trans_w ? w : a),
                             .lane_bytes = 2 * (desc->trans_w ? a : w),
                             .rows_in_place = desc->trans_w && w == 1,
+                            .packs_ahead = true,
                             .checked = !plain};
 }
 

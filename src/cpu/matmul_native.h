@@ -45,8 +45,16 @@ typedef struct npt_native_operand {
     const float *absmax, *levels; /* NF4 */
     int64_t count, depth;
     bool k_inside;
-    int64_t block; /* AMX: k of a whole packed block */
 } npt_native_operand;
+
+/* `count` vectors from `first`, k0 … k0+depth-1, brought into a packed form. Cut into units, which
+ * can be packed one by one: of rows, a row; of lanes, two k, up to a whole depth unit. */
+typedef struct npt_native_packing {
+    const npt_native_operand *src;
+    int64_t first, count, k0, depth;
+    int64_t block; /* k of a whole packed block */
+    void *dst;
+} npt_native_packing;
 
 /* Magnitudes in one vector of an operand, as bits of F32. */
 typedef struct npt_native_range {
@@ -77,16 +85,22 @@ typedef struct npt_native_store {
     bool accumulate;
 } npt_native_store;
 
-/* sums (+)= rows × lanes over `depth`. */
+/* sums (+)= rows × lanes over `depth`, and what is done meanwhile. */
 typedef struct npt_native_tile {
     int rows, vectors; /* rows: even, at most max_rows */
     int64_t depth;
     const void *row, *lane;
-    int64_t row_stride; /* elements; F32: always NPT_NATIVE_DEPTH */
+    int64_t row_stride; /* rows that lie where they are stored: elements from one to the next */
+    bool in_place;      /* they do */
     float *sums;
     bool add;                 /* else the sums start from zero */
     const char *const *lines; /* addresses that will be read soon, at most one per k */
     int64_t line_count;
+    const char *soon; /* AMX: the same, but one after the other */
+    int64_t soon_count;
+    const npt_native_packing *next; /* AMX: units to pack */
+    void (*pack)(const npt_native_packing *packing, int64_t from, int64_t to);
+    int64_t next_from, next_to;
 } npt_native_tile;
 
 /* The first half is plain numbers, which a plan needs on any CPU; the fillers, compiled for their
@@ -96,18 +110,18 @@ typedef struct npt_native_ops {
     int depth, depth_unit;         /* k of a packed block; zeros are packed up to a whole unit */
     int row_bytes, lane_bytes;     /* of one packed element of each operand, all its pieces */
     bool rows_in_place;            /* whole tiles of the row operand need no packing */
-    bool checked;                  /* what the tiles made is judged, and replaced by FMA's */
+    bool packs_ahead; /* tiles pack what the next step needs */
+    bool checked;     /* what the tiles made is judged, and replaced by FMA's */
     void (*begin)(void);           /* around the tiles of a task, in its thread; may be NULL */
     void (*end)(void);
     /* `count` elements from flat index `index`. */
     void (*widen)(const npt_native_operand *src, int64_t index, int64_t count, float *dst);
-    /* `rows` vectors from `first`, k0 … k0+depth-1, into the form "rows". */
-    void (*pack_rows)(const npt_native_operand *src, int64_t first, int rows, int64_t k0,
-                      int64_t depth, void *dst);
-    /* `width` vectors (a multiple of lanes) from `first` into panels of the form "lanes", all two
-     * vectors wide but for an odd last one, ops->depth × 2 × lanes elements apart. */
-    void (*pack_lanes)(const npt_native_operand *src, int64_t first, int width, int64_t k0,
-                       int64_t depth, void *dst);
+    /* Units from … to-1 of a packing into the form "rows"; */
+    void (*pack_rows)(const npt_native_packing *packing, int64_t from, int64_t to);
+    /* into panels of the form "lanes", all two vectors wide but for an odd last one, ops->depth ×
+     * 2 × lanes elements apart; count is a multiple of lanes. Where k is inside, all units or none.
+     */
+    void (*pack_lanes)(const npt_native_packing *packing, int64_t from, int64_t to);
     void (*tile)(const npt_native_tile *tile);
     /* checked only: vector `index` of an F32 operand with k inside; whether sums pass */
     npt_native_range (*range)(const npt_native_operand *src, int64_t index);

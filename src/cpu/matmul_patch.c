@@ -80,18 +80,28 @@ static void patch_lanes(const npt_native_job *job, const npt_native_area *area,
     float *sums = area->sums + lane * area->panel_rows;
     for (int64_t k0 = 0; k0 < job->desc->k; k0 += NPT_NATIVE_DEPTH) {
         const int64_t depth = npt_min64(NPT_NATIVE_DEPTH, job->desc->k - k0);
-        fma->pack_lanes(lanes, area->lane_first + lane, width, k0, depth, buffers->lanes);
+        const npt_native_packing lane_packing = {.src = lanes,
+                                                 .first = area->lane_first + lane,
+                                                 .count = width,
+                                                 .k0 = k0,
+                                                 .depth = depth,
+                                                 .dst = buffers->lanes};
+        fma->pack_lanes(&lane_packing, 0, (depth + 1) / 2);
         for (int64_t r = part->row; r < part->row + part->rows; r += PATCH_ROWS) {
             const int some = (int)npt_min64(PATCH_ROWS, part->row + part->rows - r);
             const npt_native_tile tile = {.rows = some + some % 2,
                                           .vectors = vectors,
                                           .depth = depth,
                                           .row = buffers->rows,
-                                          .row_stride = NPT_NATIVE_DEPTH,
                                           .lane = buffers->lanes,
                                           .sums = sums + r * width,
                                           .add = k0 > 0};
-            fma->pack_rows(rows, area->row_first + r, tile.rows, k0, depth, buffers->rows);
+            npt_native_packing row_packing = lane_packing;
+            row_packing.src = rows;
+            row_packing.first = area->row_first + r;
+            row_packing.count = tile.rows;
+            row_packing.dst = buffers->rows;
+            fma->pack_rows(&row_packing, 0, tile.rows);
             fma->tile(&tile);
         }
     }
