@@ -83,8 +83,6 @@ INLINE void ask(const npt_native_tile *work, int64_t s, int64_t steps)
 {
     for (int64_t i = work->line_count * s / steps; i < work->line_count * (s + 1) / steps; i++)
         __builtin_prefetch(work->lines[i], 0, 2);
-    for (int64_t i = work->soon_count * s / steps; i < work->soon_count * (s + 1) / steps; i++)
-        __builtin_prefetch(work->soon + i * 64, 0, 2);
 }
 
 INLINE void pack_ahead(const npt_native_tile *work, int64_t s, int64_t steps)

@@ -281,15 +281,18 @@ INLINE void two_tables(const npt_native_operand *src, const int64_t index[2], bo
                                             _mm512_castsi256_si512(upper[p]), lower[p], 1);
 }
 
-/* k outside: rows k and k + 1 of the matrix, woven. Beyond the packing's depth are zeros. */
-INLINE void pack_two_rows(const npt_dtype dtype, const npt_native_packing *packing, int64_t k)
+/* k outside: lanes … to end-1 of rows k and k + 1 of the matrix, woven. Beyond the packing's depth
+ * are zeros. */
+INLINE void pack_two_rows(const npt_dtype dtype, const npt_native_packing *packing, int64_t k,
+                          int64_t lane, int64_t end)
 {
     const npt_native_operand *src = packing->src;
     const int pieces = pieces_of(dtype);
     const int64_t rows = packing->depth - k;
     const int64_t start = (packing->k0 + k) * src->count + packing->first;
     __m512i table[MAX_PIECES] = {0}, pair[MAX_PIECES];
-    for (int64_t lane = 0; lane < packing->count; lane += LANES) {
+    const int64_t first = lane;
+    for (; lane < end; lane += LANES) {
         int64_t piece_stride, valid = rows > 0 ? src->count - packing->first - lane : 0;
         uint16_t *to = lane_place(packing, pieces, lane, k, &piece_stride);
         if (valid <= 0) {
@@ -299,7 +302,7 @@ INLINE void pack_two_rows(const npt_dtype dtype, const npt_native_packing *packi
         }
         const int64_t index[2] = {start + lane, start + lane + (rows > 1 ? src->count : 0)};
         const int64_t count[2] = {valid, rows > 1 ? valid : 0};
-        if (dtype == NPT_NF4 && (lane == 0 || index[0] % NF4_BLOCK == 0))
+        if (dtype == NPT_NF4 && (lane == first || index[0] % NF4_BLOCK == 0))
             two_tables(src, index, rows > 1, table);
         pairs_across(dtype, src, index, count, table, pair);
         UNROLLED
@@ -310,13 +313,18 @@ INLINE void pack_two_rows(const npt_dtype dtype, const npt_native_packing *packi
 INLINE void pack_woven_of(const npt_dtype dtype, const npt_native_packing *packing, int64_t from,
                           int64_t to)
 {
-    for (int64_t k = from; k < to; k++) pack_two_rows(dtype, packing, 2 * k);
+    enum { SOME = NPT_NATIVE_UNIT_LANES };
+    const int64_t groups = (packing->count + SOME - 1) / SOME;
+    for (int64_t unit = from; unit < to; unit++) {
+        const int64_t lane = unit % groups * SOME, left = packing->count - lane;
+        pack_two_rows(dtype, packing, unit / groups * 2, lane, lane + (left < SOME ? left : SOME));
+    }
 }
 
 static void pack_lanes(const npt_native_packing *packing, int64_t from, int64_t to)
 {
     if (packing->src->k_inside) {
-        if (to > from) pack_turned(packing);
+        if (to > from) pack_turned(packing); /* never ahead */
         return;
     }
     switch (packing->src->dtype) {

@@ -108,7 +108,9 @@ static char *resident_lanes(const npt_native_job *job, int64_t first, int width,
 
 static int64_t units_of(const npt_native_ops *ops, const npt_native_packing *packing, bool as_rows)
 {
-    return as_rows ? packing->count : parts(round_up(packing->depth, ops->depth_unit), 2);
+    if (as_rows) return packing->count;
+    return parts(round_up(packing->depth, ops->depth_unit), 2) *
+           parts(packing->count, NPT_NATIVE_UNIT_LANES);
 }
 
 static void pack_units(const npt_native_ops *ops, const npt_native_packing *packing, bool as_rows,
@@ -200,7 +202,6 @@ typedef struct npt_native_step {
     npt_native_packing packing;
     bool in_place;
     int64_t units, packed; /* of the packing: all, done */
-    int64_t panel, panels;        /* of the k block: which, of how many */
     struct npt_native_step *next; /* packed by the tiles of this one; NULL: none */
     npt_native_ahead ahead;       /* lines of the one after it */
 } npt_native_step;
@@ -239,18 +240,6 @@ static void run_tile(const npt_native_job *job, npt_native_tile *tile, npt_nativ
     job->shape.ops.tile(tile);
 }
 
-/* A tile's share, `index` of `count`, of asking for what the next k block has of a resident panel. */
-static void ask_resident(const npt_native_job *job, const npt_native_step *step,
-                         npt_native_tile *tile, const char *panel, int64_t bytes, int64_t index,
-                         int64_t count)
-{
-    const int64_t lines = bytes / 64, first = lines * index / count;
-    if (!job->shape.ops.packs_ahead || step->packing.k0 + step->packing.depth >= job->desc->k)
-        return;
-    tile->soon = panel + first * 64;
-    tile->soon_count = lines * (index + 1) / count - first;
-}
-
 static void multiply_rows(const npt_native_job *job, npt_native_step *step,
                           const npt_native_area *area)
 {
@@ -272,8 +261,6 @@ static void multiply_rows(const npt_native_job *job, npt_native_step *step,
             .sums =
                 area->sums + lane * area->panel_rows + (packing->first - area->row_first) * width,
         };
-        ask_resident(job, step, &tile, (const char *)tile.lane + width * ops->depth * ops->lane_bytes,
-                     width * ops->depth * ops->lane_bytes, step->panel, step->panels);
         run_tile(job, &tile, step, panels - p);
     }
 }
@@ -297,10 +284,6 @@ static void multiply_lanes(const npt_native_job *job, npt_native_step *step,
                 .lane = (const char *)packing->dst + lane * ops->depth * ops->lane_bytes,
                 .sums = area->sums + lane * area->panel_rows + p * rows * vectors * ops->lanes,
             };
-            ask_resident(job, step, &tile,
-                         (const char *)tile.row + rows * ops->depth * ops->row_bytes,
-                         rows * ops->depth * ops->row_bytes, lane / wide,
-                         parts(packing->count, wide));
             run_tile(job, &tile, step, left);
         }
 }
@@ -336,8 +319,6 @@ static void start_step(const npt_native_job *job, const npt_native_walk *walk, i
                                     .dst = walk->buffer[index % 2]};
     packing->depth = npt_min64(ops->depth, job->desc->k - packing->k0);
     step->in_place = stream_rows(job) && in_place(job, packing->first, walk->unit, packing->depth);
-    step->panel = index % walk->panels;
-    step->panels = walk->panels;
     step->packed = 0;
     step->units = units_of(ops, packing, stream_rows(job));
     if (!step->in_place) return;

@@ -33,6 +33,7 @@ enum {
     NPT_NATIVE_DEPTH = 256,   /* k of one packed block, F32 */
     NPT_NATIVE_MAX_LANES = 16,
     NPT_NATIVE_CHUNK = 256,   /* most lanes packed at once */
+    NPT_NATIVE_UNIT_LANES = 64,
     NPT_NATIVE_DOT_ROWS = 4,  /* rows of W that the small-m route takes at once */
     NPT_NATIVE_DOT_TOKENS = 8 /* most rows of A it takes */
 };
@@ -47,8 +48,8 @@ typedef struct npt_native_operand {
     bool k_inside;
 } npt_native_operand;
 
-/* `count` vectors from `first`, k0 … k0+depth-1, brought into a packed form. Cut into units, which
- * can be packed one by one: of rows, a row; of lanes, two k, up to a whole depth unit. */
+/* `count` vectors from `first`, k0 … k0+depth-1, brought into a packed form. Cut into units:
+ * of rows, a row; of lanes, UNIT_LANES lanes of two k, up to a whole depth unit. */
 typedef struct npt_native_packing {
     const npt_native_operand *src;
     int64_t first, count, k0, depth;
@@ -96,8 +97,6 @@ typedef struct npt_native_tile {
     bool add;                 /* else the sums start from zero */
     const char *const *lines; /* addresses that will be read soon, at most one per k */
     int64_t line_count;
-    const char *soon; /* AMX: the same, but one after the other */
-    int64_t soon_count;
     const npt_native_packing *next; /* AMX: units to pack */
     void (*pack)(const npt_native_packing *packing, int64_t from, int64_t to);
     int64_t next_from, next_to;
@@ -116,11 +115,10 @@ typedef struct npt_native_ops {
     void (*end)(void);
     /* `count` elements from flat index `index`. */
     void (*widen)(const npt_native_operand *src, int64_t index, int64_t count, float *dst);
-    /* Units from … to-1 of a packing into the form "rows"; */
+    /* Units from … to-1 of a packing (all of it but where packs_ahead) into the form "rows"; */
     void (*pack_rows)(const npt_native_packing *packing, int64_t from, int64_t to);
     /* into panels of the form "lanes", all two vectors wide but for an odd last one, ops->depth ×
-     * 2 × lanes elements apart; count is a multiple of lanes. Where k is inside, all units or none.
-     */
+     * 2 × lanes elements apart; count is a multiple of lanes. Where k is inside: all of it. */
     void (*pack_lanes)(const npt_native_packing *packing, int64_t from, int64_t to);
     void (*tile)(const npt_native_tile *tile);
     /* checked only: vector `index` of an F32 operand with k inside; whether sums pass */

@@ -84,20 +84,20 @@ static void pack_rows(const npt_native_packing *packing, int64_t from, int64_t t
 {
     const npt_native_operand *src = packing->src;
     const int64_t depth = packing->depth, k0 = packing->k0, first = packing->first;
+    const int64_t valid = at_most(packing->count, src->count - first);
     float *dst = packing->dst;
-    int64_t valid = at_most(to, src->count - first);
-    if (valid < from) valid = from;
-    for (int64_t r = valid; r < to; r++)
+    (void)from, (void)to;
+    for (int64_t r = valid; r < packing->count; r++)
         memset(dst + r * NPT_NATIVE_DEPTH, 0, (size_t)depth * sizeof(float));
     if (src->k_inside) {
-        for (int64_t r = from; r < valid; r++)
+        for (int64_t r = 0; r < valid; r++)
             widen(src, (first + r) * src->depth + k0, depth, dst + r * NPT_NATIVE_DEPTH);
         return;
     }
     float line[MAX_ROWS];
     for (int64_t k = 0; k < depth; k++) {
-        widen(src, (k0 + k) * src->count + first + from, valid - from, line);
-        for (int64_t r = from; r < valid; r++) dst[r * NPT_NATIVE_DEPTH + k] = line[r - from];
+        widen(src, (k0 + k) * src->count + first, valid, line);
+        for (int64_t r = 0; r < valid; r++) dst[r * NPT_NATIVE_DEPTH + k] = line[r];
     }
 }
 
@@ -148,24 +148,23 @@ INLINE void pack_line(const npt_dtype dtype, const npt_native_operand *src, int6
     }
 }
 
-INLINE void pack_straight(const npt_dtype dtype, const npt_native_packing *packing, int64_t from,
-                          int64_t to)
+INLINE void pack_straight(const npt_dtype dtype, const npt_native_packing *packing)
 {
     const npt_native_operand *src = packing->src;
     const int64_t valid = at_most(packing->count, src->count - packing->first);
-    for (int64_t k = from; k < to; k++)
+    for (int64_t k = 0; k < packing->depth; k++)
         pack_line(dtype, src, (packing->k0 + k) * src->count + packing->first, valid,
                   packing->count, k, packing->dst);
 }
 
 /* NF4 where a vector may begin anywhere: row by row through a buffer. */
-static void pack_nf4_any(const npt_native_packing *packing, int64_t from, int64_t to)
+static void pack_nf4_any(const npt_native_packing *packing)
 {
     float line[NPT_NATIVE_CHUNK] = {0};
     const npt_native_operand *src = packing->src;
     const int64_t width = packing->count, valid = at_most(width, src->count - packing->first);
     const npt_native_operand buffer = {.data = line, .dtype = NPT_F32, .count = width, .depth = 1};
-    for (int64_t k = from; k < to; k++) {
+    for (int64_t k = 0; k < packing->depth; k++) {
         widen(src, (packing->k0 + k) * src->count + packing->first, valid, line);
         pack_line(NPT_F32, &buffer, 0, width, width, k, packing->dst);
     }
@@ -176,8 +175,7 @@ static void pack_lanes(const npt_native_packing *packing, int64_t from, int64_t 
     const npt_native_operand *src = packing->src;
     const int64_t width = packing->count;
     float *dst = packing->dst;
-    from *= 2;
-    to = at_most(to * 2, packing->depth);
+    (void)from, (void)to;
     if (src->k_inside)
         for (int64_t i = 0; i < width; i += LANES) {
             const int64_t panel = i - i % (2 * LANES);
@@ -186,15 +184,15 @@ static void pack_lanes(const npt_native_packing *packing, int64_t from, int64_t 
                         dst + panel * NPT_NATIVE_DEPTH + (i - panel));
         }
     else if (src->dtype == NPT_F32)
-        pack_straight(NPT_F32, packing, from, to);
+        pack_straight(NPT_F32, packing);
     else if (src->dtype == NPT_F16)
-        pack_straight(NPT_F16, packing, from, to);
+        pack_straight(NPT_F16, packing);
     else if (src->dtype == NPT_BF16)
-        pack_straight(NPT_BF16, packing, from, to);
+        pack_straight(NPT_BF16, packing);
     else if (src->count % LANES == 0)
-        pack_straight(NPT_NF4, packing, from, to);
+        pack_straight(NPT_NF4, packing);
     else
-        pack_nf4_any(packing, from, to);
+        pack_nf4_any(packing);
 }
 
 /* ---- The tile ------------------------------------------------------------------------------ */

@@ -86,7 +86,7 @@ static void patch_lanes(const npt_native_job *job, const npt_native_area *area,
                                                  .k0 = k0,
                                                  .depth = depth,
                                                  .dst = buffers->lanes};
-        fma->pack_lanes(&lane_packing, 0, (depth + 1) / 2);
+        fma->pack_lanes(&lane_packing, 0, 0);
         for (int64_t r = part->row; r < part->row + part->rows; r += PATCH_ROWS) {
             const int some = (int)npt_min64(PATCH_ROWS, part->row + part->rows - r);
             const npt_native_tile tile = {.rows = some + some % 2,
@@ -101,7 +101,7 @@ static void patch_lanes(const npt_native_job *job, const npt_native_area *area,
             row_packing.first = area->row_first + r;
             row_packing.count = tile.rows;
             row_packing.dst = buffers->rows;
-            fma->pack_rows(&row_packing, 0, tile.rows);
+            fma->pack_rows(&row_packing, 0, 0);
             fma->tile(&tile);
         }
     }
