@@ -205,21 +205,19 @@ static npt_native_range range(const npt_native_operand *src, int64_t index)
 
 static bool fit(const npt_native_check *check)
 {
-    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff), infinity = _mm512_set1_epi32(0x7f800000);
-    const __m512i least = _mm512_castps_si512(_mm512_set1_ps(check->least));
-    const __m512i span = _mm512_sub_epi32(infinity, least);
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    const __m512i infinity = _mm512_set1_epi32(0x7f800000);
     __mmask16 bad = 0;
-    for (int r = 0; r < check->rows; r++) {
-        const uint32_t zero = (check->zero_rows >> r & 1) != 0 ? UINT32_MAX : check->zero_lanes;
-        const uint32_t zeros = check->lanes & zero, others = check->lanes & ~zero;
-        for (int64_t i = 0; i < check->width; i += LANES) {
+    for (int64_t i = 0; i < check->width; i += LANES)
+        for (int64_t r = 0; r < check->rows; r++) {
+            const __m512i least = _mm512_castps_si512(
+                check->by_lane ? _mm512_loadu_ps(check->least + i) : _mm512_set1_ps(check->least[r]));
             const __m512 value = _mm512_loadu_ps(check->sums + r * check->width + i);
             const __m512i bits = _mm512_and_si512(_mm512_castps_si512(value), magnitude);
-            bad |= _mm512_mask_cmpge_epu32_mask((__mmask16)(others >> i),
-                                                _mm512_sub_epi32(bits, least), span);
-            bad |= _mm512_mask_test_epi32_mask((__mmask16)(zeros >> i), bits, bits);
+            bad |= _mm512_mask_cmpge_epu32_mask((__mmask16)(check->lanes >> i),
+                                                _mm512_sub_epi32(bits, least),
+                                                _mm512_sub_epi32(infinity, least));
         }
-    }
     return bad == 0;
 }
 

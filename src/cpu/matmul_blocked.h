@@ -25,9 +25,8 @@ typedef struct npt_native_shape {
 
 /* What is known of a panel of A before its products are made, where they will be judged. */
 typedef struct npt_native_panel {
-    bool unfit;    /* FMA makes its products */
-    uint32_t zero; /* its vectors that are all zero, a bit each */
-    float least;   /* sums below are not trusted */
+    bool unfit;      /* FMA makes its products */
+    float least[32]; /* of each vector: sums below are not trusted */
 } npt_native_panel;
 
 typedef struct npt_native_job {

@@ -154,15 +154,18 @@ static int pieces_of(npt_dtype dtype)
 
 #ifdef HAVE_ISA_AMX
 
-/* Sizes of the AMX route; runs on any CPU. */
+/* Sizes of the AMX route; runs on any CPU. Where sums start from zero with each block, blocks of
+ * 128 keep a panel in first-level cache; for few tokens it is memory that limits, and the longer
+ * stretches of a row that 256 reads are faster. */
 static npt_native_ops amx_form(const npt_matmul_desc *desc)
 {
+    enum { FEW = 64 };
     const int a = pieces_of(desc->a), w = pieces_of(desc->w);
-    const bool plain = a + w == 2;
+    const bool plain = a + w == 2, few = desc->trans_w && desc->m <= FEW;
     return (npt_native_ops){.lanes = NPT_NATIVE_AVX512_LANES,
                             .max_rows = NPT_NATIVE_AMX_ROWS,
                             .row_unit = NPT_NATIVE_AMX_ROWS / 2,
-                            .depth = plain ? 2 * NPT_NATIVE_DEPTH : NPT_NATIVE_DEPTH / 2,
+                            .depth = plain ? 512 : few ? 256 : 128,
                             .depth_unit = NPT_NATIVE_AMX_STEP,
                             .row_bytes = 2 * (desc->trans_w ? w : a),
                             .lane_bytes = 2 * (desc->trans_w ? a : w),
@@ -173,6 +176,17 @@ static npt_native_ops amx_form(const npt_matmul_desc *desc)
 
 #endif
 
+/* Rows of A in F32 from which on AMX was faster than FMA (Sapphire Rapids), forward and dX. */
+static int64_t rows_wanted(const npt_matmul_desc *desc)
+{
+    switch (desc->w) {
+    case NPT_F32: return desc->trans_w ? 48 : 64;
+    case NPT_F16: return desc->trans_w ? 24 : 32;
+    case NPT_NF4: return desc->trans_w ? 0 : 32;
+    default: return 0;
+    }
+}
+
 /* NULL where AMX tiles do it, given that the CPU has them; else why not. */
 static const char *amx_refuse(const npt_matmul_desc *desc, bool plain_f32)
 {
@@ -181,6 +195,7 @@ static const char *amx_refuse(const npt_matmul_desc *desc, bool plain_f32)
     if (desc->a == NPT_F32 && plain_f32) return "plain F32 is asked for";
     if (desc->trans_a) return "A is stored turned";
     if (desc->n < WORTHWHILE || desc->k < WORTHWHILE) return "n or k is below 128";
+    if (desc->a == NPT_F32 && desc->m < rows_wanted(desc)) return "faster for so few rows";
     if (desc->w == NPT_NF4 && (desc->trans_w ? desc->k : desc->n) % 64 != 0)
         return "blocks of NF4 straddle rows";
     return NULL;

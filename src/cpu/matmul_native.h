@@ -63,15 +63,14 @@ typedef struct npt_native_range {
     uint32_t smallest; /* of those that are not zero; UINT32_MAX: none */
 } npt_native_range;
 
-/* Sums to be judged: all finite and, in magnitude, at least `least`; those of vectors that are all
- * zero: zero. */
+/* Sums to be judged: all finite and, in magnitude, at least what their row or lane demands. */
 typedef struct npt_native_check {
     const float *sums; /* [rows][width] */
     int64_t width;
-    int rows;                       /* at most 32 */
-    uint32_t lanes;                 /* those that count, a bit each */
-    uint32_t zero_rows, zero_lanes; /* products of nothing but zeros */
-    float least;
+    int64_t rows;
+    uint32_t lanes;     /* those that count, a bit each */
+    const float *least; /* of each row, or of each of 32 lanes */
+    bool by_lane;
 } npt_native_check;
 
 /* Sums on their way to C. */

@@ -9,7 +9,7 @@
  *   a piece of some x is lost only where 0 < |x| < 2^-103: such a panel goes to FMA at once;
  *   a piece of some w lost, or a product, or a sum on its way, costs at most
  *   K·(max|x| + 8)·2^-125 in all, which is below 2^-25 of every sum that is not below `least`.
- * Smaller sums go to FMA, zeros too, unless all of x is zero. What is infinite or NaN, or becomes
+ * Smaller sums go to FMA, zeros too, unless all of their x is zero: those are 0 or NaN. What is infinite or NaN, or becomes
  * infinite by rounding to bf16 (from 0x7f7f8000 on), makes all sums it enters infinite or NaN: so
  * do those, whatever the dtypes. So W needs no survey. F16 in pieces loses nothing.
  * Every sum is one chain of FMA in k order, however it is cut: the bits are those of the FMA route.
@@ -17,8 +17,7 @@
 
 enum {
     PATCH_ROWS = NPT_NATIVE_AVX512_ROWS,
-    PATCH_LANES = 2 * NPT_NATIVE_AVX512_LANES,
-    CHECK_ROWS = 32
+    PATCH_LANES = 2 * NPT_NATIVE_AVX512_LANES
 };
 
 typedef struct npt_patch_buffers {
@@ -49,16 +48,13 @@ npt_native_panel npt_matmul_survey_panel(const npt_native_job *job, int64_t inde
     const uint32_t rounds_up = 0x7f7f8000u;          /* to infinity, as bf16 */
     const int64_t width = panel_width(job), first = index * width;
     npt_native_panel panel = {0};
-    uint32_t largest = 0;
     if (job->rest.dtype != NPT_F32) return panel;
     for (int64_t i = 0; i < width && first + i < job->count; i++) {
         const npt_native_range range = job->shape.ops.range(&job->rest, job->first + first + i);
-        if (range.largest == 0) panel.zero |= 1u << i;
+        const float least = (float)job->desc->k * 0x1p-100f * (float_of(range.largest) + 8);
         if (range.smallest < piece_lost || range.largest >= rounds_up) panel.unfit = true;
-        if (range.largest > largest) largest = range.largest;
+        if (range.largest > 0) panel.least[i] = least > 0x1p-86f ? least : 0x1p-86f;
     }
-    panel.least = (float)job->desc->k * (float_of(largest) + 8) * 0x1p-100f;
-    if (panel.least < 0x1p-86f) panel.least = 0x1p-86f;
     return panel;
 }
 
@@ -110,25 +106,19 @@ static void patch_lanes(const npt_native_job *job, const npt_native_area *area,
 static bool is_fit(const npt_native_job *job, const npt_native_area *area,
                    const npt_native_part *part, const npt_native_panel *panel)
 {
-    const bool rows_a = job->shape.lanes_w;
     const int wide = 2 * job->shape.ops.lanes;
     for (int64_t lane = part->lane; lane < part->lane + part->lanes; lane += wide) {
         const int64_t left = part->lane + part->lanes - lane;
         const int width =
             npt_panel_vectors(&job->shape.ops, lane, area->lanes) * job->shape.ops.lanes;
         const float *sums = area->sums + lane * area->panel_rows;
-        for (int64_t r = part->row; r < part->row + part->rows; r += CHECK_ROWS) {
-            const npt_native_check check = {
-                .sums = sums + r * width,
-                .width = width,
-                .rows = (int)npt_min64(CHECK_ROWS, part->row + part->rows - r),
-                .lanes = left >= 32 ? UINT32_MAX : (1u << left) - 1,
-                .zero_rows = rows_a ? panel->zero : 0,
-                .zero_lanes = rows_a ? 0 : panel->zero,
-                .least = panel->least,
-            };
-            if (!job->shape.ops.fit(&check)) return false;
-        }
+        const npt_native_check check = {.sums = sums + part->row * width,
+                                        .width = width,
+                                        .rows = part->rows,
+                                        .lanes = left >= 32 ? UINT32_MAX : (1u << left) - 1,
+                                        .least = panel->least,
+                                        .by_lane = !job->shape.lanes_w};
+        if (!job->shape.ops.fit(&check)) return false;
     }
     return true;
 }
