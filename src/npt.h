@@ -98,7 +98,8 @@ typedef struct npt_precision_options {
 
 typedef enum npt_matmul_precision {
     NPT_MATMUL_AUTO, /* F32 activations in bf16 pieces where that is fast and as exact as F32 */
-    NPT_MATMUL_FMA   /* never in pieces */
+    NPT_MATMUL_FMA,  /* never in pieces */
+    NPT_MATMUL_PIECES /* in pieces where AMX can, fast or not: for tests */
 } npt_matmul_precision;
 
 typedef struct npt_compute_options {

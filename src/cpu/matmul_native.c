@@ -179,6 +179,8 @@ static npt_native_ops amx_form(const npt_matmul_desc *desc)
 /* Rows of A in F32 from which on AMX was faster than FMA (Sapphire Rapids), forward and dX. */
 static int64_t rows_wanted(const npt_matmul_desc *desc)
 {
+    if (desc->trans_w && desc->m <= NPT_NATIVE_DOT_TOKENS) return NPT_NATIVE_DOT_TOKENS + 1;
+    if (desc->a != NPT_F32) return 0;
     switch (desc->w) {
     case NPT_F32: return desc->trans_w ? 48 : 64;
     case NPT_F16: return desc->trans_w ? 24 : 32;
@@ -188,37 +190,40 @@ static int64_t rows_wanted(const npt_matmul_desc *desc)
 }
 
 /* NULL where AMX tiles do it, given that the CPU has them; else why not. */
-static const char *amx_refuse(const npt_matmul_desc *desc, bool plain_f32)
+static const char *amx_refuse(const npt_matmul_desc *desc, npt_matmul_precision precision)
 {
-    enum { WORTHWHILE = 128 };
+    enum { WORTHWHILE = 128, POSSIBLE = 64 };
+    const bool anyway = precision == NPT_MATMUL_PIECES;
+    const int64_t least = anyway ? POSSIBLE : WORTHWHILE;
     if (desc->a != desc->w && desc->a != NPT_F32) return "operands of two half types";
-    if (desc->a == NPT_F32 && plain_f32) return "plain F32 is asked for";
+    if (desc->a == NPT_F32 && precision == NPT_MATMUL_FMA) return "plain F32 is asked for";
     if (desc->trans_a) return "A is stored turned";
-    if (desc->n < WORTHWHILE || desc->k < WORTHWHILE) return "n or k is below 128";
-    if (desc->a == NPT_F32 && desc->m < rows_wanted(desc)) return "faster for so few rows";
+    if (desc->n < least || desc->k < least) return "n or k is below 128";
+    if (desc->n < WORTHWHILE && desc->n < desc->m) return "A is streamed";
+    if (desc->m < rows_wanted(desc) && !anyway) return "faster for so few rows";
     if (desc->w == NPT_NF4 && (desc->trans_w ? desc->k : desc->n) % 64 != 0)
         return "blocks of NF4 straddle rows";
     return NULL;
 }
 
 /* NULL: by AMX tiles; else why not. */
-static const char *why_fma(const npt_matmul_desc *desc, const npt_cpu *cpu, bool plain_f32)
+static const char *why_fma(const npt_matmul_desc *desc, const npt_cpu *cpu,
+                           npt_matmul_precision precision)
 {
-    if (few_tokens(desc)) return "at most 8 rows";
 #ifdef HAVE_ISA_AMX
     if ((cpu->features & NPT_CPU_AMX_BF16) == 0) return "the CPU has no AMX";
 #else
     (void)cpu;
     return "compiled without AMX";
 #endif
-    return amx_refuse(desc, plain_f32);
+    return amx_refuse(desc, precision);
 }
 
-static const char *native_route(const npt_matmul_desc *desc, const npt_cpu *cpu, bool plain_f32,
-                                char *text)
+static const char *native_route(const npt_matmul_desc *desc, const npt_cpu *cpu,
+                                npt_matmul_precision precision, char *text)
 {
     static const int products[3][3] = {{1, 0, 3}, {0, 4, 5}, {3, 5, 6}};
-    const char *why = why_fma(desc, cpu, plain_f32);
+    const char *why = why_fma(desc, cpu, precision);
     const int count = products[pieces_of(desc->a) - 1][pieces_of(desc->w) - 1];
     if (why != NULL)
         snprintf(text, 128, "FMA: %s", why);
@@ -254,14 +259,13 @@ static void native_plan(const npt_matmul_desc *desc, int workers, size_t *worker
     if (few_tokens(desc)) {
         *worker_bytes = sizeof(npt_native_dot_scratch);
         *shared_bytes = (size_t)(desc->m * round_up(desc->k, NPT_NATIVE_MAX_LANES)) * sizeof(float);
-        return;
     }
-    for (int level = NPT_CPU_AVX2; level <= NPT_CPU_AVX512; level++) {
+    for (int level = NPT_CPU_AVX2; level <= NPT_CPU_AVX512 && !few_tokens(desc); level++) {
         const npt_native_ops form = fma_form((npt_cpu_level)level);
         at_least(desc, &form, worker_bytes, shared_bytes);
     }
 #ifdef HAVE_ISA_AMX
-    if (amx_refuse(desc, false) == NULL) {
+    if (amx_refuse(desc, NPT_MATMUL_PIECES) == NULL) {
         const npt_native_ops form = amx_form(desc);
         at_least(desc, &form, worker_bytes, shared_bytes);
     }
@@ -273,12 +277,13 @@ static npt_status native_run(const npt_matmul_desc *desc, const npt_matmul_args 
 {
     npt_native_ops ops;
     npt_matmul_native_ops(scratch->cpu, &ops);
-    if (few_tokens(desc)) {
+    const bool fma = why_fma(desc, scratch->cpu, scratch->precision) != NULL;
+    if (fma && few_tokens(desc)) {
         run_dot(desc, args, scratch, &ops);
         return NPT_OK;
     }
 #ifdef HAVE_ISA_AMX
-    if (why_fma(desc, scratch->cpu, scratch->plain_f32) == NULL) {
+    if (!fma) {
         ops = amx_form(desc);
         npt_matmul_fill_amx(&ops, ops.row_bytes / 2, ops.lane_bytes / 2);
     }

@@ -34,7 +34,7 @@ struct npt_exec {
     const npt_matmul_backend *backends[NPT_MAX_BACKENDS];
     size_t backend_count;
     npt_choice *choices; /* [CHOICES]; backend NULL: free */
-    bool plain_f32;
+    npt_matmul_precision precision;
     npt_matmul_counts counts;
     npt_block kernel_scratch, matmul_scratch;
 };
@@ -146,7 +146,7 @@ static const npt_matmul_backend *first_willing(const npt_exec *exec, const npt_m
         if (why == NULL) {
             if (exec->backends[i]->route != NULL)
                 npt_log(NPT_LOG_VERBOSE, "matmul %s: by %s", what,
-                        exec->backends[i]->route(desc, &exec->cpu, exec->plain_f32, reason));
+                        exec->backends[i]->route(desc, &exec->cpu, exec->precision, reason));
             return exec->backends[i];
         }
     }
@@ -251,14 +251,14 @@ const npt_matmul_backend *npt_exec_backend(const npt_exec *exec, size_t index)
     return exec->backends[index];
 }
 
-void npt_exec_set_plain_f32(npt_exec *exec, bool plain)
+void npt_exec_set_precision(npt_exec *exec, npt_matmul_precision precision)
 {
-    exec->plain_f32 = plain;
+    exec->precision = precision;
 }
 
-bool npt_exec_plain_f32(const npt_exec *exec)
+npt_matmul_precision npt_exec_precision(const npt_exec *exec)
 {
-    return exec->plain_f32;
+    return exec->precision;
 }
 
 npt_status npt_exec_reserve(npt_exec *exec, int64_t longest, int64_t head_dim, int64_t width)
@@ -282,7 +282,7 @@ const char *npt_exec_route(npt_exec *exec, const npt_matmul_desc *desc, char *te
 {
     const npt_matmul_backend *backend = find_choice(exec, desc)->backend;
     if (backend->route == NULL) return "";
-    return backend->route(desc, &exec->cpu, exec->plain_f32, text);
+    return backend->route(desc, &exec->cpu, exec->precision, text);
 }
 
 npt_matmul_counts npt_exec_counts(const npt_exec *exec)
@@ -298,7 +298,7 @@ npt_status npt_matmul(npt_exec *exec, const npt_matmul_desc *desc, const npt_mat
         grow_block(&exec->matmul_scratch, choice->shared_bytes + workers * choice->worker_bytes));
     char *start = exec->matmul_scratch.start; /* NULL until a product needs some */
     const npt_matmul_scratch scratch = {
-        .plain_f32 = exec->plain_f32,
+        .precision = exec->precision,
         .counts = &exec->counts,
         .threads = exec->threads,
         .cpu = &exec->cpu,

@@ -26,9 +26,9 @@ int npt_exec_threads(const npt_exec *exec);
 size_t npt_exec_backend_count(const npt_exec *exec);
 const npt_matmul_backend *npt_exec_backend(const npt_exec *exec, size_t index);
 
-/* F32 activations by F32 arithmetic only, not by bf16 pieces on AMX; false at first. */
-void npt_exec_set_plain_f32(npt_exec *exec, bool plain);
-bool npt_exec_plain_f32(const npt_exec *exec);
+/* How F32 activations are multiplied; NPT_MATMUL_AUTO at first. */
+void npt_exec_set_precision(npt_exec *exec, npt_matmul_precision precision);
+npt_matmul_precision npt_exec_precision(const npt_exec *exec);
 
 /* Makes room for kernels on sequences up to `longest` tokens. NPT_E_NOMEM. */
 npt_status npt_exec_reserve(npt_exec *exec, int64_t longest, int64_t head_dim, int64_t width);

@@ -48,8 +48,8 @@ typedef struct npt_matmul_backend {
                       const npt_matmul_scratch *scratch);
     /* By what arithmetic, and why, in a few words ("FMA: A is stored turned"; may be written into
      * `text`, 128 bytes). NULL where there is one way only. */
-    const char *(*route)(const npt_matmul_desc *desc, const npt_cpu *cpu, bool plain_f32,
-                         char *text);
+    const char *(*route)(const npt_matmul_desc *desc, const npt_cpu *cpu,
+                         npt_matmul_precision precision, char *text);
 } npt_matmul_backend;
 
 /* Panels of products in bf16 pieces, and those of them that FMA had to make. */
@@ -58,7 +58,7 @@ typedef struct npt_matmul_counts {
 } npt_matmul_counts;
 
 struct npt_matmul_scratch {
-    bool plain_f32; /* products of F32 activations by F32 arithmetic only, not by bf16 pieces */
+    npt_matmul_precision precision;
     npt_matmul_counts *counts; /* added to, by all workers; or NULL */
     npt_threads *threads;
     const npt_cpu *cpu;

@@ -28,6 +28,8 @@ static const struct {
     {NPT_CPU_AMX_BF16, "amx_bf16"},
 };
 
+static const char *const precision_names[] = {"auto", "fma", "pieces"};
+
 /* ---- What is here ---- */
 
 static json_t *machine_json(const npt_exec *exec)
@@ -43,7 +45,7 @@ static json_t *machine_json(const npt_exec *exec)
                      "brand", cpu->brand, "level", npt_cpu_level_name(cpu->level), "features",
                      names, "threads", npt_exec_threads(exec), "kernels",
                      npt_exec_kernels(exec)->name, "backends", backends, "matmul_precision",
-                     npt_exec_plain_f32(exec) ? "fma" : "auto");
+                     precision_names[npt_exec_precision(exec)]);
 }
 
 /* ---- Where products go ---- */
@@ -137,11 +139,12 @@ static void print_machine(FILE *out, const json_t *root)
 static void print_product(FILE *out, const json_t *p)
 {
     const json_t *refused = json_object_get(p, "refused");
+    const char *route = text_at(p, "route");
     fprintf(out, "%-16s %-4s %8" PRId64 " %8" PRId64 " %8" PRId64 " %8" PRId64 "  %-4s %-4s %-4s%s",
             text_at(p, "product"), text_at(p, "pass"), number_at(p, "per_step"), number_at(p, "m"),
             number_at(p, "n"), number_at(p, "k"), text_at(p, "a"), text_at(p, "w"), text_at(p, "c"),
             json_is_true(json_object_get(p, "accumulate")) ? "+ " : "  ");
-    fprintf(out, "%-10s%-34s", text_at(p, "backend"), text_at(p, "route"));
+    fprintf(out, "%-10s%-34s", text_at(p, "backend"), route[0] != '\0' ? route : "-");
     for (size_t i = 0; i < json_array_size(refused); i++) {
         const json_t *entry = json_array_get(refused, i);
         fprintf(out, "%s%s: %s", i > 0 ? "; " : "", text_at(entry, "backend"),

@@ -105,7 +105,7 @@ json_t *npt_describe_settings(const npt_train_options *o, const npt_setup *setup
 
 static const char *matmul_precision(const npt_exec *exec)
 {
-    if (npt_exec_plain_f32(exec)) return "fma";
+    if (npt_exec_precision(exec) == NPT_MATMUL_FMA) return "fma";
     return (npt_exec_cpu(exec)->features & NPT_CPU_AMX_BF16) != 0 ? "auto, AMX" : "auto, no AMX";
 }
 

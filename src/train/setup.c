@@ -76,7 +76,7 @@ npt_status npt_setup_open(npt_setup *setup, const char *model_name,
 npt_status npt_setup_exec(npt_setup *setup, const npt_compute_options *compute)
 {
     NPT_TRY(npt_exec_create(&setup->exec, compute->backend, compute->threads));
-    npt_exec_set_plain_f32(setup->exec, compute->matmul_precision == NPT_MATMUL_FMA);
+    npt_exec_set_precision(setup->exec, compute->matmul_precision);
     return NPT_OK;
 }
 

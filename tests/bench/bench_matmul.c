@@ -279,7 +279,8 @@ static void add_side(npt_bench_side *sides, int *count, const char *backend, con
     if (npt_exec_create(&side->exec, backend, threads) != NPT_OK) exit(1);
     snprintf(side->name, sizeof(side->name), "%s", name);
     side->library = strcmp(backend, "native") != 0 && strcmp(backend, "reference") != 0;
-    npt_exec_set_plain_f32(side->exec, strcmp(name, backend) != 0);
+    npt_exec_set_precision(side->exec,
+                           strcmp(name, backend) == 0 ? NPT_MATMUL_AUTO : NPT_MATMUL_FMA);
     printf(" %11s", name);
 }
 

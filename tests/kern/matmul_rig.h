@@ -10,7 +10,7 @@
 typedef struct npt_rig {
     npt_cpu cpu;
     npt_threads *threads;
-    bool plain_f32;
+    npt_matmul_precision precision;
     npt_matmul_counts counts;
 } npt_rig;
 
@@ -39,7 +39,7 @@ static inline npt_status npt_rig_run(npt_rig *rig, const npt_matmul_backend *bac
     }
     memset(worker, 0xff, worker_bytes * (size_t)workers); /* NaN: nothing may be read unwritten */
     memset(shared, 0xff, shared_bytes);
-    const npt_matmul_scratch scratch = {.plain_f32 = rig->plain_f32,
+    const npt_matmul_scratch scratch = {.precision = rig->precision,
                                         .counts = &rig->counts,
                                         .threads = rig->threads,
                                         .cpu = &rig->cpu,
