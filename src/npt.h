@@ -97,8 +97,8 @@ typedef struct npt_precision_options {
 } npt_precision_options;
 
 typedef enum npt_matmul_precision {
-    NPT_MATMUL_AUTO, /* F32 activations in bf16 pieces where that is fast and as exact as F32 */
-    NPT_MATMUL_FMA,  /* never in pieces */
+    NPT_MATMUL_AUTO,  /* F32 activations in bf16 pieces where that is fast and as exact as F32 */
+    NPT_MATMUL_FMA,   /* never in pieces */
     NPT_MATMUL_PIECES /* in pieces where AMX can, fast or not: for tests */
 } npt_matmul_precision;
 
@@ -254,10 +254,10 @@ typedef enum npt_verdict {
 } npt_verdict;
 
 typedef struct npt_doctor_options {
-    bool json; /* one object, schema in doc/precision.md; else text for a person */
-    bool scan; /* plan: reads every weight for values the planned dtype cannot hold */
-    bool all;  /* probe: every site, not the worst `top` */
-    int top;   /* 0: ten */
+    bool json;          /* one object, schema in doc/precision.md; else text for a person */
+    bool scan;          /* plan: reads every weight for values the planned dtype cannot hold */
+    bool all;           /* probe: every site, not the worst `top` */
+    int top;            /* 0: ten */
     const char *layers; /* probe: rows of these blocks only; NULL: of those with an adapter */
 } npt_doctor_options;
 

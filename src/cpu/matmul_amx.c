@@ -186,7 +186,8 @@ static void (*const tiles[MAX_PIECES][MAX_PIECES])(const npt_native_tile *work) 
     {tile_3_1, tile_3_2, tile_3_3},
 };
 
-/* ---- What the tiles can take, and what they made ---------------------------------------------- */
+/* ---- What the tiles can take, and what they made ----------------------------------------------
+ */
 
 static npt_native_range range(const npt_native_operand *src, int64_t index)
 {
@@ -210,8 +211,9 @@ static bool fit(const npt_native_check *check)
     __mmask16 bad = 0;
     for (int64_t i = 0; i < check->width; i += LANES)
         for (int64_t r = 0; r < check->rows; r++) {
-            const __m512i least = _mm512_castps_si512(
-                check->by_lane ? _mm512_loadu_ps(check->least + i) : _mm512_set1_ps(check->least[r]));
+            const __m512i least =
+                _mm512_castps_si512(check->by_lane ? _mm512_loadu_ps(check->least + i)
+                                                   : _mm512_set1_ps(check->least[r]));
             const __m512 value = _mm512_loadu_ps(check->sums + r * check->width + i);
             const __m512i bits = _mm512_and_si512(_mm512_castps_si512(value), magnitude);
             bad |= _mm512_mask_cmpge_epu32_mask((__mmask16)(check->lanes >> i),

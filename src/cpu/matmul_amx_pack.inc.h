@@ -277,8 +277,8 @@ INLINE void two_tables(const npt_native_operand *src, const int64_t index[2], bo
     block_levels(src, index[1], lower);
     UNROLLED
     for (int p = 0; p < MAX_PIECES; p++)
-        table[p] = _mm512_maskz_inserti64x4(second ? 0xff : 0x0f,
-                                            _mm512_castsi256_si512(upper[p]), lower[p], 1);
+        table[p] = _mm512_maskz_inserti64x4(second ? 0xff : 0x0f, _mm512_castsi256_si512(upper[p]),
+                                            lower[p], 1);
 }
 
 /* k outside: lanes … to end-1 of rows k and k + 1 of the matrix, woven. Beyond the packing's depth

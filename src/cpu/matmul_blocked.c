@@ -6,12 +6,12 @@
 /* The blocked product, straight from the stored dtypes.
  *
  * One matrix is streamed: cut into chunks, a task each, packed panel by panel just before use. The
- * other is resident: packed once, by all workers, into shared scratch, at most NPT_RESIDENT_MAX of its
- * vectors at a time. Independently of that, one matrix is the row operand of the tile and the other
- * the lane operand (matmul_native.h): the streamed matrix takes the part that its layout packs into
- * without turning. Sums of a task stay in F32 scratch, in the tile's own form, over all of k; bias,
- * accumulation and the one rounding come at the end. Invariant: chunks, panels and k blocks follow
- * from the shape alone, so the bits do not depend on the number of threads. */
+ * other is resident: packed once, by all workers, into shared scratch, at most NPT_RESIDENT_MAX of
+ * its vectors at a time. Independently of that, one matrix is the row operand of the tile and the
+ * other the lane operand (matmul_native.h): the streamed matrix takes the part that its layout
+ * packs into without turning. Sums of a task stay in F32 scratch, in the tile's own form, over all
+ * of k; bias, accumulation and the one rounding come at the end. Invariant: chunks, panels and k
+ * blocks follow from the shape alone, so the bits do not depend on the number of threads. */
 
 enum {
     CHUNK_LANES = NPT_NATIVE_CHUNK, /* most streamed vectors of a task, as lanes */
@@ -132,14 +132,14 @@ static void pack_resident_task(void *context, int64_t index, int worker)
     (void)worker;
     if (ops->checked) job->panels[index] = npt_matmul_survey_panel(job, index);
     for (int64_t k0 = 0; k0 < job->desc->k; k0 += ops->depth) {
-        const npt_native_packing packing = {
-            .src = &job->rest,
-            .first = job->first + first,
-            .count = width,
-            .k0 = k0,
-            .depth = npt_min64(ops->depth, job->desc->k - k0),
-            .block = ops->depth,
-            .dst = as_rows ? resident_rows(job, index, k0) : resident_lanes(job, first, width, k0)};
+        const npt_native_packing packing = {.src = &job->rest,
+                                            .first = job->first + first,
+                                            .count = width,
+                                            .k0 = k0,
+                                            .depth = npt_min64(ops->depth, job->desc->k - k0),
+                                            .block = ops->depth,
+                                            .dst = as_rows ? resident_rows(job, index, k0)
+                                                           : resident_lanes(job, first, width, k0)};
         pack_units(ops, &packing, as_rows, 0, units_of(ops, &packing, as_rows));
     }
 }
@@ -201,7 +201,7 @@ static bool in_place(const npt_native_job *job, int64_t first, int64_t width, in
 typedef struct npt_native_step {
     npt_native_packing packing;
     bool in_place;
-    int64_t units, packed; /* of the packing: all, done */
+    int64_t units, packed;        /* of the packing: all, done */
     struct npt_native_step *next; /* packed by the tiles of this one; NULL: none */
     npt_native_ahead ahead;       /* lines of the one after it */
 } npt_native_step;
@@ -323,8 +323,8 @@ static void start_step(const npt_native_job *job, const npt_native_walk *walk, i
     step->units = units_of(ops, packing, stream_rows(job));
     if (!step->in_place) return;
     step->units = 0;
-    packing->dst = (char *)(uintptr_t)src->data +
-                   (packing->first * src->depth + packing->k0) * (int64_t)npt_dtype_bytes(src->dtype);
+    packing->dst = (char *)(uintptr_t)src->data + (packing->first * src->depth + packing->k0) *
+                                                      (int64_t)npt_dtype_bytes(src->dtype);
 }
 
 /* Where tiles pack ahead, a step's panel is packed by the tiles of the one before, and the lines

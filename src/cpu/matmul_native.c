@@ -165,7 +165,9 @@ static npt_native_ops amx_form(const npt_matmul_desc *desc)
     return (npt_native_ops){.lanes = NPT_NATIVE_AVX512_LANES,
                             .max_rows = NPT_NATIVE_AMX_ROWS,
                             .row_unit = NPT_NATIVE_AMX_ROWS / 2,
-                            .depth = plain ? 512 : few ? 256 : 128,
+                            .depth = plain ? 512
+                                     : few ? 256
+                                           : 128,
                             .depth_unit = NPT_NATIVE_AMX_STEP,
                             .row_bytes = 2 * (desc->trans_w ? w : a),
                             .lane_bytes = 2 * (desc->trans_w ? a : w),

@@ -32,7 +32,7 @@ enum {
     NPT_NATIVE_AMX_STEP = 32, /* k of one tile */
     NPT_NATIVE_DEPTH = 256,   /* k of one packed block, F32 */
     NPT_NATIVE_MAX_LANES = 16,
-    NPT_NATIVE_CHUNK = 256,   /* most lanes packed at once */
+    NPT_NATIVE_CHUNK = 256, /* most lanes packed at once */
     NPT_NATIVE_UNIT_LANES = 64,
     NPT_NATIVE_DOT_ROWS = 4,  /* rows of W that the small-m route takes at once */
     NPT_NATIVE_DOT_TOKENS = 8 /* most rows of A it takes */
@@ -108,8 +108,8 @@ typedef struct npt_native_ops {
     int depth, depth_unit;         /* k of a packed block; zeros are packed up to a whole unit */
     int row_bytes, lane_bytes;     /* of one packed element of each operand, all its pieces */
     bool rows_in_place;            /* whole tiles of the row operand need no packing */
-    bool packs_ahead; /* tiles pack what the next step needs */
-    bool checked;     /* what the tiles made is judged, and replaced by FMA's */
+    bool packs_ahead;              /* tiles pack what the next step needs */
+    bool checked;                  /* what the tiles made is judged, and replaced by FMA's */
     void (*begin)(void);           /* around the tiles of a task, in its thread; may be NULL */
     void (*end)(void);
     /* `count` elements from flat index `index`. */

@@ -242,8 +242,7 @@ INLINE void tile_of(const int rows, const int vectors, const npt_native_tile *ti
     UNROLLED
     for (int r = 0; r < rows; r++) {
         UNROLLED
-        for (int v = 0; v < vectors; v++)
-            v_store(tile->sums + r * width + v * LANES, sum[r][v]);
+        for (int v = 0; v < vectors; v++) v_store(tile->sums + r * width + v * LANES, sum[r][v]);
     }
 }
 

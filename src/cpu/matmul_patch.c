@@ -9,16 +9,14 @@
  *   a piece of some x is lost only where 0 < |x| < 2^-103: such a panel goes to FMA at once;
  *   a piece of some w lost, or a product, or a sum on its way, costs at most
  *   K·(max|x| + 8)·2^-125 in all, which is below 2^-25 of every sum that is not below `least`.
- * Smaller sums go to FMA, zeros too, unless all of their x is zero: those are 0 or NaN. What is infinite or NaN, or becomes
- * infinite by rounding to bf16 (from 0x7f7f8000 on), makes all sums it enters infinite or NaN: so
- * do those, whatever the dtypes. So W needs no survey. F16 in pieces loses nothing.
- * Every sum is one chain of FMA in k order, however it is cut: the bits are those of the FMA route.
+ * Smaller sums go to FMA, zeros too, unless all of their x is zero: those are 0 or NaN. What is
+ * infinite or NaN, or becomes infinite by rounding to bf16 (from 0x7f7f8000 on), makes all sums it
+ * enters infinite or NaN: so do those, whatever the dtypes. So W needs no survey. F16 in pieces
+ * loses nothing. Every sum is one chain of FMA in k order, however it is cut: the bits are those of
+ * the FMA route.
  */
 
-enum {
-    PATCH_ROWS = NPT_NATIVE_AVX512_ROWS,
-    PATCH_LANES = 2 * NPT_NATIVE_AVX512_LANES
-};
+enum { PATCH_ROWS = NPT_NATIVE_AVX512_ROWS, PATCH_LANES = 2 * NPT_NATIVE_AVX512_LANES };
 
 typedef struct npt_patch_buffers {
     float rows[PATCH_ROWS * NPT_NATIVE_DEPTH];
@@ -131,9 +129,8 @@ void npt_matmul_patch(const npt_native_job *job, const npt_native_area *area, vo
     int64_t panels = 0, again = 0;
     for (int64_t at = 0; at < job->count; at += width, panels++) {
         const int64_t some = npt_min64(width, job->count - at);
-        const npt_native_part part =
-            rows_a ? (npt_native_part){at, some, 0, area->lanes}
-                   : (npt_native_part){0, area->rows, at, some};
+        const npt_native_part part = rows_a ? (npt_native_part){at, some, 0, area->lanes}
+                                            : (npt_native_part){0, area->rows, at, some};
         const npt_native_panel *panel = &job->panels[panels];
         if (!panel->unfit && is_fit(job, area, &part, panel)) continue;
         again++;

@@ -41,9 +41,9 @@ static json_t *machine_json(const npt_exec *exec)
             json_array_append_new(names, json_string(features[i].name));
     for (size_t i = 0; i < npt_exec_backend_count(exec); i++)
         json_array_append_new(backends, json_string(npt_exec_backend(exec, i)->name));
-    return json_pack("{s:s, s:{s:s, s:s, s:o}, s:i, s:s, s:o, s:s}", "version", npt_version(), "cpu",
-                     "brand", cpu->brand, "level", npt_cpu_level_name(cpu->level), "features",
-                     names, "threads", npt_exec_threads(exec), "kernels",
+    return json_pack("{s:s, s:{s:s, s:s, s:o}, s:i, s:s, s:o, s:s}", "version", npt_version(),
+                     "cpu", "brand", cpu->brand, "level", npt_cpu_level_name(cpu->level),
+                     "features", names, "threads", npt_exec_threads(exec), "kernels",
                      npt_exec_kernels(exec)->name, "backends", backends, "matmul_precision",
                      precision_names[npt_exec_precision(exec)]);
 }
@@ -77,7 +77,8 @@ static json_t *product_json(npt_exec *exec, const npt_product *product)
                      "k", (json_int_t)d->k, "a", npt_dtype_name(d->a), "w", npt_dtype_name(d->w),
                      "c", npt_dtype_name(d->c), "trans_a", (int)d->trans_a, "trans_w",
                      (int)d->trans_w, "accumulate", (int)d->accumulate, "bias", (int)d->bias,
-                     "backend", backend->name, "route", npt_exec_route(exec, d, route), "refused", refusals_json(exec, d, backend));
+                     "backend", backend->name, "route", npt_exec_route(exec, d, route), "refused",
+                     refusals_json(exec, d, backend));
 }
 
 static int add_routes(json_t *root, const npt_setup *setup, const npt_backends_options *options)

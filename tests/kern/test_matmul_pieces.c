@@ -53,11 +53,8 @@ static void split_values(const npt_native_operand *src, int pieces, npt_split *s
 {
     static uint16_t packed[SPLIT * PIECES] __attribute__((aligned(64)));
     npt_native_ops ops = {0};
-    const npt_native_packing packing = {.src = src,
-                                        .count = SPLIT_ROWS,
-                                        .depth = SPLIT_DEPTH,
-                                        .block = SPLIT_DEPTH,
-                                        .dst = packed};
+    const npt_native_packing packing = {
+        .src = src, .count = SPLIT_ROWS, .depth = SPLIT_DEPTH, .block = SPLIT_DEPTH, .dst = packed};
     npt_matmul_fill_amx(&ops, 3, 3);
     ops.pack_rows(&packing, 0, SPLIT_ROWS);
     memset(split->flushed, 0, sizeof(split->flushed));
@@ -224,9 +221,9 @@ static const struct npt_data {
     const char *name;
     npt_draw *draw;
     bool paired; /* neighbours in k have the same weight */
-} data[] = {{"normal", draw_normal, false},         {"positive", draw_positive, false},
-            {"wide range", draw_wide, false},       {"cancelling", draw_cancelling, true},
-            {"tiny", draw_tiny, false},             {"huge", draw_huge, false}};
+} data[] = {{"normal", draw_normal, false},   {"positive", draw_positive, false},
+            {"wide range", draw_wide, false}, {"cancelling", draw_cancelling, true},
+            {"tiny", draw_tiny, false},       {"huge", draw_huge, false}};
 
 static const npt_dtype dtypes[] = {NPT_F32, NPT_BF16, NPT_F16, NPT_NF4};
 
@@ -299,8 +296,8 @@ static void fill_wanted(npt_product_case *p)
 }
 
 /* C; the caller frees. */
-static float *compute(const npt_product_case *p, const char *backend, npt_matmul_precision precision, int threads,
-                      npt_matmul_counts *counts)
+static float *compute(const npt_product_case *p, const char *backend,
+                      npt_matmul_precision precision, int threads, npt_matmul_counts *counts)
 {
     npt_rig rig = {.cpu = cpu, .precision = precision, .threads = npt_threads_create(threads)};
     float *c = calloc((size_t)(p->desc.m * p->desc.n), sizeof(float));
@@ -357,8 +354,7 @@ static void compare_errors(npt_matmul_desc desc, const struct npt_data *kind)
             npt_dtype_name(desc.w), (int)desc.k, error, fma, error / fma,
             library_error(&p, "openblas"), library_error(&p, "onednn"));
     assert_true(counts.panels > 0);
-    if (counts.by_fma != 0)
-        fail_msg("%s: %d panels by FMA", kind->name, (int)counts.by_fma);
+    if (counts.by_fma != 0) fail_msg("%s: %d panels by FMA", kind->name, (int)counts.by_fma);
     if (!(error <= fma))
         fail_msg("%s, %s, m %d k %d%s: error %g, by FMA %g", kind->name, npt_dtype_name(desc.w),
                  (int)desc.m, (int)desc.k, desc.trans_w ? "" : " dX", error, fma);
@@ -463,14 +459,10 @@ static void check_panels(const npt_product_case *p, int by_fma, const char *what
 
 static npt_product_case panel_case(npt_dtype w, bool forward)
 {
-    return make_case((npt_matmul_desc){.m = ROWS,
-                                       .n = 192,
-                                       .k = 192,
-                                       .trans_w = forward,
-                                       .a = NPT_F32,
-                                       .w = w,
-                                       .c = NPT_F32},
-                     &data[0]);
+    return make_case(
+        (npt_matmul_desc){
+            .m = ROWS, .n = 192, .k = 192, .trans_w = forward, .a = NPT_F32, .w = w, .c = NPT_F32},
+        &data[0]);
 }
 
 /* One element of A. */
@@ -482,11 +474,16 @@ static void odd_activations(void **state)
         float scale; /* of all the rest of A */
         int by_fma;
     } cases[] = {
-        {"2^-103", 0x1p-103f, 1, 0},       {"-2^-103", -0x1p-103f, 1, 0},
-        {"below 2^-103", 0x1.fffffep-104f, 1, 1}, {"subnormal", -0x1p-149f, 1, 1},
-        {"zero", 0, 1, 0},                 {"minus zero", -0.0f, 1, 0},
-        {"infinity", INFINITY, 1, 1},      {"minus infinity", -INFINITY, 1, 1},
-        {"NaN", NAN, 1, 1},                {"largest that stays finite", 0x1.feffep+127f, 1, 0},
+        {"2^-103", 0x1p-103f, 1, 0},
+        {"-2^-103", -0x1p-103f, 1, 0},
+        {"below 2^-103", 0x1.fffffep-104f, 1, 1},
+        {"subnormal", -0x1p-149f, 1, 1},
+        {"zero", 0, 1, 0},
+        {"minus zero", -0.0f, 1, 0},
+        {"infinity", INFINITY, 1, 1},
+        {"minus infinity", -INFINITY, 1, 1},
+        {"NaN", NAN, 1, 1},
+        {"largest that stays finite", 0x1.feffep+127f, 1, 0},
         {"0x7f7f8000", 0x1.ffp+127f, 1, 1},
         {"largest", -0x1.fffffep+127f, 1, 1},
     };
@@ -496,8 +493,7 @@ static void odd_activations(void **state)
             npt_product_case p = panel_case(dtypes[w], forward);
             /* small weights, so that the largest activation overflows nothing */
             for (int64_t i = 0; i < p.desc.n * p.desc.k && dtypes[w] != NPT_NF4; i++)
-                npt_store(p.w, dtypes[w], (size_t)i,
-                          0.01f * npt_load(p.w, dtypes[w], (size_t)i));
+                npt_store(p.w, dtypes[w], (size_t)i, 0.01f * npt_load(p.w, dtypes[w], (size_t)i));
             for (int64_t i = 0; i <= p.desc.n * p.desc.k / 64; i++) p.absmax[i] *= 0.01f;
             for (size_t i = 0; i < NPT_COUNT(cases); i++) {
                 const float kept = p.a[DAMAGED * p.desc.k + 77];
@@ -614,17 +610,24 @@ static void says_its_route(void **state)
     const npt_cpu old = {.level = NPT_CPU_AVX512};
     char text[128];
     (void)state;
-    assert_string_equal(native->route(&desc, &cpu, NPT_MATMUL_AUTO, text), "AMX: 6 products of bf16 pieces");
-    assert_string_equal(native->route(&desc, &cpu, NPT_MATMUL_FMA, text), "FMA: plain F32 is asked for");
-    assert_string_equal(native->route(&desc, &old, NPT_MATMUL_AUTO, text), "FMA: the CPU has no AMX");
+    assert_string_equal(native->route(&desc, &cpu, NPT_MATMUL_AUTO, text),
+                        "AMX: 6 products of bf16 pieces");
+    assert_string_equal(native->route(&desc, &cpu, NPT_MATMUL_FMA, text),
+                        "FMA: plain F32 is asked for");
+    assert_string_equal(native->route(&desc, &old, NPT_MATMUL_AUTO, text),
+                        "FMA: the CPU has no AMX");
     desc.w = NPT_BF16;
-    assert_string_equal(native->route(&desc, &cpu, NPT_MATMUL_AUTO, text), "AMX: 3 products of bf16 pieces");
+    assert_string_equal(native->route(&desc, &cpu, NPT_MATMUL_AUTO, text),
+                        "AMX: 3 products of bf16 pieces");
     desc.w = NPT_F16;
-    assert_string_equal(native->route(&desc, &cpu, NPT_MATMUL_AUTO, text), "AMX: 5 products of bf16 pieces");
+    assert_string_equal(native->route(&desc, &cpu, NPT_MATMUL_AUTO, text),
+                        "AMX: 5 products of bf16 pieces");
     desc.a = NPT_F16;
-    assert_string_equal(native->route(&desc, &cpu, NPT_MATMUL_FMA, text), "AMX: 4 products of bf16 pieces");
+    assert_string_equal(native->route(&desc, &cpu, NPT_MATMUL_FMA, text),
+                        "AMX: 4 products of bf16 pieces");
     desc.n = 16;
-    assert_string_equal(native->route(&desc, &cpu, NPT_MATMUL_AUTO, text), "FMA: n or k is below 128");
+    assert_string_equal(native->route(&desc, &cpu, NPT_MATMUL_AUTO, text),
+                        "FMA: n or k is below 128");
 }
 
 int main(void)
