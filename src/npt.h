@@ -254,10 +254,10 @@ typedef enum npt_verdict {
 } npt_verdict;
 
 typedef struct npt_doctor_options {
-    bool json;          /* one object, schema in doc/precision.md; else text for a person */
-    bool scan;          /* plan: reads every weight for values the planned dtype cannot hold */
-    bool all;           /* probe: every site, not the worst `top` */
-    int top;            /* 0: ten */
+    bool json; /* one object, schema in doc/precision.md; else text for a person */
+    bool scan; /* plan: reads every weight for values the planned dtype cannot hold */
+    bool all;  /* probe, diff: every site, not the worst `top`; plan: casts of every layer */
+    int top;   /* 0: ten */
     const char *layers; /* probe: rows of these blocks only; NULL: of those with an adapter */
 } npt_doctor_options;
 
@@ -271,8 +271,10 @@ NPT_API npt_status npt_doctor_plan(const npt_train_options *options,
 NPT_API npt_status npt_doctor_probe(const npt_train_options *options,
                                     const npt_doctor_options *doctor, FILE *out,
                                     npt_verdict *verdict);
-/* Two probes in JSON: the first site that differs beyond its tolerance, then what follows it. */
-NPT_API npt_status npt_doctor_diff(const char *path_a, const char *path_b, bool json, FILE *out,
+/* Two probes in JSON: the first site that differs beyond its tolerance, then what follows it. Of
+ * `doctor` json and all count. NPT_E_USAGE where they are not of the same batch and model. */
+NPT_API npt_status npt_doctor_diff(const char *path_a, const char *path_b,
+                                   const npt_doctor_options *doctor, FILE *out,
                                    npt_verdict *verdict);
 /* An error text somebody pasted (`bytes` of any bytes): cause and remedy. NPT_VERDICT_FINE where it
  * is known, NPT_VERDICT_WARNING where it is not, which is said. */

@@ -5,9 +5,12 @@
 
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 /* Every request of the library, heap or arena, passes request(), which lets a test fail any one of
  * them and refuses sizes that overflow.
@@ -21,7 +24,7 @@
 
 enum { ALIGNMENT = 64 };
 #define CHUNK_BYTES ((size_t)1 << 20)
-#define HUGE_PAGE ((size_t)2 << 20)
+#define HUGE_PAGE   ((size_t)2 << 20)
 
 /* Under AddressSanitizer whatever is not handed out is poisoned, with a gap after each block, so
  * that a write past a block is seen although the chunk goes on. */
@@ -65,10 +68,10 @@ struct npt_arena {
 };
 
 static const char *const tag_names[NPT_MEM_TAG_COUNT] = {
-    [NPT_MEM_WEIGHTS] = "weights",         [NPT_MEM_ADAPTERS] = "adapters",
-    [NPT_MEM_MASTERS] = "masters",         [NPT_MEM_MOMENTS] = "moments",
-    [NPT_MEM_GRADIENTS] = "gradients",     [NPT_MEM_ACTIVATIONS] = "activations",
-    [NPT_MEM_SCRATCH] = "scratch",         [NPT_MEM_OTHER] = "other",
+    [NPT_MEM_WEIGHTS] = "weights",     [NPT_MEM_ADAPTERS] = "adapters",
+    [NPT_MEM_MASTERS] = "masters",     [NPT_MEM_MOMENTS] = "moments",
+    [NPT_MEM_GRADIENTS] = "gradients", [NPT_MEM_ACTIVATIONS] = "activations",
+    [NPT_MEM_SCRATCH] = "scratch",     [NPT_MEM_OTHER] = "other",
 };
 
 static atomic_long requests;   /* made so far */
@@ -328,4 +331,46 @@ void npt_arena_destroy(npt_arena *arena)
     free(arena->chunks);
     free(arena->blocks);
     free(arena);
+}
+
+/* ---- What there is ---- */
+
+/* The first number after `key` in a file of the kernel; false where there is none. */
+static bool read_number(const char *path, const char *key, uint64_t *number)
+{
+    char line[256];
+    bool found = false;
+    FILE *file = fopen(path, "re");
+    if (file == NULL) return false;
+    while (!found && fgets(line, sizeof line, file) != NULL) {
+        const size_t length = strlen(key);
+        char *end;
+        if (strncmp(line, key, length) != 0) continue;
+        *number = strtoull(line + length, &end, 10);
+        found = end != line + length;
+    }
+    fclose(file);
+    return found;
+}
+
+static uint64_t smaller(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+uint64_t npt_memory_available(void)
+{
+    static const char group[] = "/sys/fs/cgroup/memory.max",
+                      used[] = "/sys/fs/cgroup/memory.current";
+    uint64_t available = UINT64_MAX, number, taken;
+    struct rlimit limit;
+    if (read_number("/proc/meminfo", "MemAvailable:", &number)) available = number * 1024;
+    if (read_number(group, "", &number) && read_number(used, "", &taken))
+        available = smaller(available, number > taken ? number - taken : 1);
+    if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+        read_number("/proc/self/statm", "", &number)) {
+        taken = number * (uint64_t)sysconf(_SC_PAGESIZE);
+        available = smaller(available, limit.rlim_cur > taken ? limit.rlim_cur - taken : 1);
+    }
+    return available == UINT64_MAX ? 0 : available;
 }

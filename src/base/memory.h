@@ -20,6 +20,10 @@ char *npt_strndup(const char *text, size_t length);
 char *npt_format(const char *format, ...) NPT_PRINTF(1, 2);
 void npt_free(void *block);
 
+/* Bytes this process may still take: what the kernel calls available, or less where a control group
+ * allows less. 0: not known. */
+uint64_t npt_memory_available(void);
+
 /* Tests: the n-th request from now (1 = the next one) fails, once; 0 switches this off. */
 void npt_alloc_fail_at(long n);
 /* Tests: requests made so far in this process. */

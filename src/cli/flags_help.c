@@ -77,9 +77,15 @@ static void format_default(const npt_flag *row, const void *base, char *text, si
 static void format_value(const npt_flag *row, char *text, size_t bytes)
 {
     static const char *const by_kind[] = {
-        [NPT_FLAG_BOOL] = "",     [NPT_FLAG_INT] = " N",      [NPT_FLAG_INT64] = " N",
-        [NPT_FLAG_UINT64] = " N", [NPT_FLAG_REAL] = " X",     [NPT_FLAG_TEXT] = " TEXT",
-        [NPT_FLAG_CHOICE] = " ",  [NPT_FLAG_LATER_BOOL] = "", [NPT_FLAG_LATER_TEXT] = " TEXT",
+        [NPT_FLAG_BOOL] = "",
+        [NPT_FLAG_INT] = " N",
+        [NPT_FLAG_INT64] = " N",
+        [NPT_FLAG_UINT64] = " N",
+        [NPT_FLAG_REAL] = " X",
+        [NPT_FLAG_TEXT] = " TEXT",
+        [NPT_FLAG_CHOICE] = " ",
+        [NPT_FLAG_LATER_BOOL] = "",
+        [NPT_FLAG_LATER_TEXT] = " TEXT",
         [NPT_FLAG_AUTO_TEXT] = " [TEXT]",
     };
     if (row->value_name != NULL)

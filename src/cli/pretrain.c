@@ -43,23 +43,41 @@ static void install_signals(void)
 
 /* ---- Commands to go on with ---- */
 
-/* "npt pretrain ..." as given; with `resume`, the same with --resume auto. NULL: out of memory. */
-static char *given_command(int argc, char **argv, bool resume)
+/* Appends the flags as given; with `resume`, --resume and that value instead of what was given. */
+static char *append_flags(char *text, int argc, char **argv, const char *resume)
 {
-    char *text = npt_cli_append_word(NULL, npt_cli_program);
-    for (int i = 0; i < argc && text != NULL; i++) {
+    for (int i = 1; i < argc && text != NULL; i++) {
         const char *name = argv[i] + strspn(argv[i], "-");
         const size_t length = strcspn(name, "=");
-        if (resume && name != argv[i] && npt_flags_same_name(name, length, "resume")) {
+        if (resume != NULL && name != argv[i] && npt_flags_same_name(name, length, "resume")) {
             const bool alone = i + 1 >= argc || strncmp(argv[i + 1], "--", 2) == 0;
             if (name[length] == '\0' && !alone) i++; /* its value is the next word */
             continue;
         }
         text = npt_cli_append_word(text, argv[i]);
     }
-    if (!resume || text == NULL) return text;
+    if (resume == NULL || text == NULL) return text;
     text = npt_cli_append_word(text, "--resume");
-    return text != NULL ? npt_cli_append_word(text, "auto") : NULL;
+    return text != NULL ? npt_cli_append_word(text, resume) : NULL;
+}
+
+/* "npt pretrain ..." as given; with `resume`, the same with --resume auto. NULL: out of memory. */
+static char *given_command(int argc, char **argv, bool resume)
+{
+    char *text = npt_cli_append_word(NULL, npt_cli_program);
+    if (text != NULL) text = npt_cli_append_word(text, argv[0]);
+    return append_flags(text, argc, argv, resume ? "auto" : NULL);
+}
+
+/* What looks at the batch that ended a run, as its checkpoint left it. */
+static char *probe_command(int argc, char **argv, const char *checkpoint)
+{
+    static const char *const words[] = {"doctor", "probe", "--recipe"};
+    char *text = npt_cli_append_word(NULL, npt_cli_program);
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]) && text != NULL; i++)
+        text = npt_cli_append_word(text, words[i]);
+    if (text != NULL) text = npt_cli_append_word(text, argv[0]);
+    return append_flags(text, argc, argv, checkpoint);
 }
 
 /* Appends --name VALUE where the run was given that flag. */
@@ -135,6 +153,13 @@ static int say_interrupted(const npt_flag_set *set, const npt_train_report *repo
     return 128 + number;
 }
 
+static void say_probe(int argc, char **argv, const char *checkpoint)
+{
+    char *command = probe_command(argc, argv, checkpoint);
+    if (command != NULL) fprintf(stderr, "npt: to see every site: %s\n", command);
+    free(command);
+}
+
 static int train(npt_train_request *request, const npt_flag_set *set, int argc, char **argv)
 {
     npt_progress progress;
@@ -154,6 +179,7 @@ static int train(npt_train_request *request, const npt_flag_set *set, int argc, 
     if (status == NPT_E_INTERRUPTED) return say_interrupted(set, &report, argc, argv);
     const int code = npt_cli_exit_code(set->command, status);
     const bool saved = status == NPT_E_NUMERIC && report.last_checkpoint[0] != '\0';
+    if (saved) say_probe(argc, argv, report.last_checkpoint);
     if ((status == NPT_OK || saved) && !request->options.dry_run)
         print_summary(&report, &progress, set);
     return npt_cli_finish(set->command, code);

@@ -32,7 +32,18 @@ typedef struct diagnosis {
     bool also[NPT_EXPLAIN_KIND_COUNT];
 } diagnosis;
 
-/* ---- One rule ---- */
+/* ---- Rules: the texts, then the descriptions ---- */
+
+static size_t rule_count(void)
+{
+    return npt_explain_text_count + npt_explain_symptom_count;
+}
+
+static const npt_explain_rule *rule_at(size_t i)
+{
+    return i < npt_explain_text_count ? &npt_explain_texts[i]
+                                      : &npt_explain_symptoms[i - npt_explain_text_count];
+}
 
 typedef struct matcher {
     npt_explain_pattern *pattern;
@@ -63,18 +74,23 @@ static npt_status open_context(matcher *m, const npt_explain_rule *rule)
     return NPT_OK;
 }
 
-static bool holds(const matcher *m, const npt_explain_text *text, size_t begin, size_t end,
-                  size_t reach)
+/* Descriptions are searched where what they deny is struck out. */
+static const char *spaced_form(const npt_explain_text *text, const npt_explain_rule *rule)
 {
-    const size_t from = begin > reach ? begin - reach : 0;
-    const size_t to = text->length - end > reach ? end + reach : text->length;
+    return rule->level == NPT_EXPLAIN_SYMPTOM ? text->asserted : text->clean;
+}
+
+static bool holds(const matcher *m, const npt_explain_text *text, const npt_explain_rule *rule,
+                  size_t begin, size_t end)
+{
+    const size_t from = begin > rule->reach ? begin - rule->reach : 0;
+    const size_t to = text->length - end > rule->reach ? end + rule->reach : text->length;
+    const char *subject = spaced_form(text, rule) + from;
     npt_explain_match match;
     for (int i = 0; i < NPT_EXPLAIN_NEAR_MAX && m->near[i] != NULL; i++)
-        if (!npt_explain_pattern_find(m->near[i], text->clean + from, to - from, 0, &match))
-            return false;
+        if (!npt_explain_pattern_find(m->near[i], subject, to - from, 0, &match)) return false;
     for (int i = 0; i < NPT_EXPLAIN_ABSENT_MAX && m->absent[i] != NULL; i++)
-        if (npt_explain_pattern_find(m->absent[i], text->clean + from, to - from, 0, &match))
-            return false;
+        if (npt_explain_pattern_find(m->absent[i], subject, to - from, 0, &match)) return false;
     return true;
 }
 
@@ -91,26 +107,37 @@ static npt_status find_rule(const npt_explain_rule *rule, const npt_explain_text
                             finding *out)
 {
     const bool dense = in_dense(rule);
-    const char *subject = dense ? text->dense : text->clean;
+    const char *subject = dense ? text->dense : spaced_form(text, rule);
     const size_t length = dense ? text->dense_length : text->length;
     matcher m = {0};
     npt_explain_match match;
     npt_status status;
     bool ready = false;
+    /* people describe before or after a log, not in it */
+    size_t stop = rule->level == NPT_EXPLAIN_SYMPTOM &&
+                          length > NPT_EXPLAIN_PROSE_HEAD + NPT_EXPLAIN_PROSE_TAIL
+                      ? NPT_EXPLAIN_PROSE_HEAD
+                      : length;
 
     NPT_TRY_GOTO(status, done,
                  npt_explain_pattern_open(
                      &m.pattern, rule->pattern,
                      dense ? NPT_EXPLAIN_BLANK_IS_NOTHING : NPT_EXPLAIN_BLANK_IS_SPACE, true));
-    for (size_t at = 0, count = 0; at < length && count < MATCHES_MAX; count++) {
-        if (!npt_explain_pattern_find(m.pattern, subject, length, at, &match)) break;
+    for (size_t at = 0, count = 0; at < length && count < MATCHES_MAX;) {
+        if (!npt_explain_pattern_find(m.pattern, subject, stop, at, &match)) {
+            if (stop == length) break;
+            at = length - NPT_EXPLAIN_PROSE_TAIL;
+            stop = length;
+            continue;
+        }
         at = match.end > match.begin ? match.end : match.end + 1;
         if (!ready) NPT_TRY_GOTO(status, done, open_context(&m, rule));
         ready = true;
+        count += m.near[0] != NULL || m.absent[0] != NULL; /* the others cost nothing */
         if (match.end == match.begin) continue;
         const size_t begin = dense ? text->origin[match.begin] : match.begin;
         const size_t end = dense ? text->origin[match.end - 1] + 1 : match.end;
-        if (!holds(&m, text, begin, end, rule->reach)) continue;
+        if (!holds(&m, text, rule, begin, end)) continue;
         out->found = true;
         out->begin = begin;
         out->end = end;
@@ -181,10 +208,10 @@ static bool is_error(const npt_explain_rule *rule)
 /* The rule whose words stand last; of those that share words with it, the first in the table. */
 static size_t last_error(const finding *findings)
 {
-    const size_t none = npt_explain_rule_count;
+    const size_t none = rule_count();
     size_t best = none;
     for (size_t i = 0; i < none; i++) {
-        if (!findings[i].found || !is_error(&npt_explain_rules[i])) continue;
+        if (!findings[i].found || !is_error(rule_at(i))) continue;
         if (best == none || findings[i].begin >= findings[best].end) best = i;
     }
     return best;
@@ -193,9 +220,7 @@ static size_t last_error(const finding *findings)
 static size_t first_of_level(const finding *findings, npt_explain_level level)
 {
     size_t i = 0;
-    while (i < npt_explain_rule_count &&
-           !(findings[i].found && npt_explain_rules[i].level == level))
-        i++;
+    while (i < rule_count() && !(findings[i].found && rule_at(i)->level == level)) i++;
     return i;
 }
 
@@ -209,8 +234,8 @@ static bool is_raised_from(const npt_explain_text *text, size_t error_end, size_
 
 static void choose(diagnosis *d, const finding *findings, size_t index)
 {
-    if (index >= npt_explain_rule_count) return;
-    d->rule = &npt_explain_rules[index];
+    if (index >= rule_count()) return;
+    d->rule = rule_at(index);
     d->finding = &findings[index];
     d->begin = d->finding->begin;
     d->end = d->finding->end;
@@ -218,8 +243,8 @@ static void choose(diagnosis *d, const finding *findings, size_t index)
 
 static void list_others(diagnosis *d, const finding *findings)
 {
-    for (size_t i = 0; i < npt_explain_rule_count; i++) {
-        const npt_explain_rule *rule = &npt_explain_rules[i];
+    for (size_t i = 0; i < rule_count(); i++) {
+        const npt_explain_rule *rule = rule_at(i);
         const bool overlaps =
             d->rule != NULL && findings[i].begin < d->end && findings[i].end > d->begin;
         if (findings[i].found && rule->level != NPT_EXPLAIN_SYMPTOM && !overlaps)
@@ -233,7 +258,7 @@ static void decide(diagnosis *d, const npt_explain_text *text, const finding *fi
                    const other_errors *other)
 {
     const size_t error = last_error(findings);
-    const bool known = error < npt_explain_rule_count;
+    const bool known = error < rule_count();
     if (known && (!other->found || findings[error].end > other->begin ||
                   is_raised_from(text, findings[error].end, other->begin))) {
         choose(d, findings, error);
@@ -242,7 +267,7 @@ static void decide(diagnosis *d, const npt_explain_text *text, const finding *fi
         d->end = other->end;
     } else {
         size_t index = first_of_level(findings, NPT_EXPLAIN_SYMPTOM);
-        if (index == npt_explain_rule_count) index = first_of_level(findings, NPT_EXPLAIN_WARNING);
+        if (index == rule_count()) index = first_of_level(findings, NPT_EXPLAIN_WARNING);
         choose(d, findings, index);
     }
     list_others(d, findings);
@@ -435,10 +460,10 @@ npt_status npt_doctor_explain(const char *text, size_t bytes, bool json, FILE *o
     npt_status status;
 
     NPT_TRY(npt_explain_text_init(&forms, text, bytes));
-    findings = npt_alloc(npt_explain_rule_count, sizeof(*findings));
+    findings = npt_alloc(rule_count(), sizeof(*findings));
     status = findings != NULL ? NPT_OK : NPT_E_NOMEM;
-    for (size_t i = 0; i < npt_explain_rule_count && status == NPT_OK; i++)
-        status = find_rule(&npt_explain_rules[i], &forms, &findings[i]);
+    for (size_t i = 0; i < rule_count() && status == NPT_OK; i++)
+        status = find_rule(rule_at(i), &forms, &findings[i]);
     if (status == NPT_OK) status = find_other(&forms, &other);
     if (status == NPT_OK) {
         decide(&d, &forms, findings, &other);

@@ -307,7 +307,8 @@ const npt_explain_answer npt_explain_answers[NPT_EXPLAIN_KIND_COUNT] = {
          "adapter was merged into another base (16-bit) than it was trained on (4-bit).",
          "PEFT's merge_and_unload, unsloth's merged_16bit and merged_4bit; PEFT warns of rounding "
          "errors.",
-         "Merging into a quantized base is refused, and the rounding of a merge is reported.",
+         "npt keeps adapters beside the model they were trained on, and never folds them into a "
+         "quantized base.",
          "Keep the adapter beside the base it was trained on, or train without --use_quantization "
          "if it is to be merged; npt evaluate --adapter DIR measures what an adapter does.",
          {"peft #2321", "unsloth #3091"}},

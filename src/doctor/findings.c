@@ -7,81 +7,21 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "doctor/flow.h"
+#include "tensor/dtype.h"
+
 /* A row has a finding where its values are of no use: not finite, or more error than value. It is a
- * culprit where nothing that it read explains that. What a site reads is the table below: the
- * sequence of block.c and adapter_lowrank.c as data. */
+ * culprit where nothing that it read (flow.c) explains that. */
 
-/* ---- What a site reads ---- */
+/* ---- What a site read ---- */
 
-typedef struct source {
-    npt_site_id site;
-    npt_direction direction;
-    int above; /* layers above the reader: -1 is the block before */
-    bool ends; /* marks an entry that is used; the rest of an array is zero */
-} source;
-
-#define FROM(site, direction, above)                                                               \
-    {                                                                                              \
-        NPT_SITE_##site, NPT_##direction, above, true                                              \
-    }
-#define HERE(site) FROM(site, FORWARD, 0)
-#define BACK(site) FROM(site, BACKWARD, 0)
-/* what a block reads */
-#define INPUT FROM(RESIDUAL, FORWARD, -1), FROM(EMBED, FORWARD, 0)
-
-typedef struct flow {
-    source from[6];
-} flow;
-
-static const flow flows[NPT_SITE_COUNT][NPT_DIRECTION_COUNT] = {
-    [NPT_SITE_NORM_IN] = {{{INPUT}}, {{BACK(Q), BACK(K), BACK(V), BACK(NORM_POST)}}},
-    [NPT_SITE_Q] = {{{HERE(NORM_IN)}}, {{BACK(Q_NORM), BACK(ROPE)}}},
-    [NPT_SITE_K] = {{{HERE(NORM_IN)}}, {{BACK(K_NORM), BACK(ROPE)}}},
-    [NPT_SITE_V] = {{{HERE(NORM_IN)}}, {{BACK(ATTN)}}},
-    [NPT_SITE_Q_NORM] = {{{HERE(Q)}}, {{BACK(ROPE)}}},
-    [NPT_SITE_K_NORM] = {{{HERE(K)}}, {{BACK(ROPE)}}},
-    [NPT_SITE_ROPE] = {{{HERE(Q), HERE(K), HERE(Q_NORM), HERE(K_NORM)}}, {{BACK(ATTN)}}},
-    [NPT_SITE_ATTN] = {{{HERE(ROPE), HERE(V)}}, {{BACK(ATTN_OUT), BACK(NORM_POST)}}},
-    [NPT_SITE_ATTN_OUT] = {{{HERE(ATTN)}}, {{BACK(ADAPTER_IN)}}},
-    [NPT_SITE_RESIDUAL_ATTN] = {{{HERE(ATTN_OUT), INPUT}}},
-    [NPT_SITE_ADAPTER_IN] = {{{HERE(ATTN_OUT)}}, {{BACK(Z)}}},
-    [NPT_SITE_Z] = {{{HERE(ADAPTER_IN)}}, {{BACK(ADD), BACK(U)}}},
-    [NPT_SITE_ADD] = {{{HERE(Z)}}, {{BACK(GATE_MOD)}}},
-    [NPT_SITE_U] = {{{HERE(Z)}}, {{BACK(GATE_MOD)}}},
-    [NPT_SITE_NORM_POST] = {{{HERE(RESIDUAL_ATTN), INPUT}},
-                            {{BACK(GATE), BACK(UP), BACK(RESIDUAL)}}},
-    [NPT_SITE_GATE] = {{{HERE(NORM_POST)}}, {{BACK(GATE_MOD), BACK(MLP_ACT)}}},
-    [NPT_SITE_UP] = {{{HERE(NORM_POST)}}, {{BACK(MLP_ACT)}}},
-    [NPT_SITE_GATE_MOD] = {{{HERE(GATE), HERE(ADD), HERE(U)}},
-                           {{BACK(MLP_ACT), FROM(GATE_MOD, RECOMPUTE, 0)}},
-                           {{HERE(GATE), HERE(ADD), HERE(U)}}},
-    [NPT_SITE_MLP_ACT] = {{{HERE(GATE_MOD), HERE(GATE), HERE(UP)}}, {{BACK(RESIDUAL)}}},
-    [NPT_SITE_DOWN] = {{{HERE(MLP_ACT)}}},
-    [NPT_SITE_RESIDUAL] = {{{HERE(DOWN), HERE(RESIDUAL_ATTN), INPUT}},
-                           {{HERE(RESIDUAL), FROM(NORM_IN, BACKWARD, 1),
-                             FROM(RESIDUAL, BACKWARD, 1)}}},
-    [NPT_SITE_OPERAND] = {{{HERE(NORM_IN), HERE(ATTN), HERE(NORM_POST), HERE(MLP_ACT)}},
-                          {{BACK(RESIDUAL), BACK(GATE), BACK(UP), BACK(ATTN_OUT), BACK(V),
-                            BACK(Q)}}},
-    [NPT_SITE_ADAPTER_OPERAND] = {{{HERE(ADAPTER_IN), HERE(Z)}}, {{BACK(ADD), BACK(U), BACK(Z)}}},
-};
-
-/* Attention is computed once where teacher and student read the same: then it is the teacher's. */
-static bool may_be_shared(npt_site_id site)
+/* The last row before `before` that `row` read from this source; NULL: there is none. */
+static const npt_probe_row *find_input(const npt_probe *probe, const npt_probe_row *row,
+                                       const npt_flow_source *s, const npt_probe_row *before)
 {
-    return site <= NPT_SITE_ATTN_OUT || site == NPT_SITE_RESIDUAL || site == NPT_SITE_OPERAND;
-}
-
-/* Calls for every earlier row that `row` read from this source. */
-static const npt_probe_row *find_input(const npt_probe *probe, const npt_probe_row *row, source s,
-                                       const npt_probe_row *before)
-{
-    const bool embed = s.site == NPT_SITE_EMBED;
-    const int layer = embed ? -1 : row->layer + s.above;
-    if (embed && row->layer > 0) return NULL;
     for (const npt_probe_row *r = before; r-- > probe->rows;)
-        if (r->site == s.site && r->direction == s.direction && r->layer == layer &&
-            (r->student == row->student || (row->student && may_be_shared(r->site))))
+        if (r->site == s->site && r->direction == s->direction && r->layer == s->layer &&
+            (r->student == row->student || (row->student && s->may_be_shared)))
             return r;
     return NULL;
 }
@@ -94,11 +34,12 @@ typedef struct inputs {
 static inputs inputs_of(const npt_probe *probe, const npt_probe_row *row)
 {
     inputs all = {NAN, false};
-    const flow *f = &flows[row->site][row->direction];
-    for (int i = 0; i < 6 && f->from[i].ends; i++) {
+    npt_flow_source sources[NPT_FLOW_MAX];
+    const int count = npt_flow_sources(row->site, row->layer, row->direction, sources);
+    for (int i = 0; i < count; i++) {
         const npt_probe_row *in = row;
         /* a site with several parts: all of them; they stand together */
-        while ((in = find_input(probe, row, f->from[i], in)) != NULL) {
+        while ((in = find_input(probe, row, &sources[i], in)) != NULL) {
             all.error = fmax(all.error, in->error);
             all.finding = all.finding || in->finding != NPT_FINDING_NONE;
             if (in->part == 0) break;
@@ -120,10 +61,81 @@ static npt_finding finding_of(const npt_probe_row *row)
     return row->flushed > useless ? NPT_FINDING_UNDERFLOW : NPT_FINDING_PRECISION;
 }
 
+/* Whether `reader` read `row`. */
+static bool reads(const npt_probe *probe, const npt_probe_row *reader, const npt_probe_row *row)
+{
+    npt_flow_source sources[NPT_FLOW_MAX];
+    const int count = npt_flow_sources(reader->site, reader->layer, reader->direction, sources);
+    for (int i = 0; i < count; i++) {
+        const npt_probe_row *in = reader;
+        const npt_flow_source *s = &sources[i];
+        if (s->site != row->site || s->direction != row->direction) continue;
+        while ((in = find_input(probe, reader, s, in)) != NULL && in >= row)
+            if (in == row) return true;
+    }
+    return false;
+}
+
+/* The largest error of what a reader read besides `row`, of what is sound: the rest may be spoilt
+ * by the same cause. */
+static double error_of_others(const npt_probe *probe, const npt_probe_row *reader,
+                              const npt_probe_row *row)
+{
+    const double sound = 0.125;
+    double error = npt_dtype_epsilon(reader->dtype);
+    npt_flow_source sources[NPT_FLOW_MAX];
+    const int count = npt_flow_sources(reader->site, reader->layer, reader->direction, sources);
+    for (int i = 0; i < count; i++) {
+        const npt_probe_row *in = find_input(probe, reader, &sources[i], reader);
+        if (in != NULL && in->site != row->site && in->error < sound)
+            error = fmax(error, in->error);
+    }
+    return error;
+}
+
+/* The gradients of weights read these, beside the rows that do. */
+static bool makes_weight_gradient(const npt_probe_row *row)
+{
+    if (row->direction == NPT_FORWARD)
+        return row->student && (row->site == NPT_SITE_Z || row->site == NPT_SITE_ADAPTER_IN);
+    return row->site == NPT_SITE_Z || row->site == NPT_SITE_ADD || row->site == NPT_SITE_U;
+}
+
+/* A value may be nothing but error and change nothing: an adapter that has hardly begun makes a u
+ * of 1e-7, and half of 1 + sigmoid(u) does not know; a gradient that comes through attention may be
+ * lost in F16 and be nothing beside the one that comes through the residual. Such a row is
+ * harmless: whoever reads it is no worse than the rest of what it reads, or is harmless itself.
+ * Rows are asked from the last to the first, so that the answer of every reader is there. */
+static bool is_harmless(const npt_probe *probe, const npt_probe_row *row)
+{
+    bool read = false;
+    if (makes_weight_gradient(row)) return false;
+    for (const npt_probe_row *r = row + 1; r < probe->rows + probe->count; r++) {
+        if (!reads(probe, r, row)) continue;
+        read = true;
+        const bool worse = !(r->error <= 4 * error_of_others(probe, r, row));
+        if (worse && (row->direction != NPT_BACKWARD || !r->harmless)) return false;
+    }
+    return read;
+}
+
+/* Only rows that are mostly error are asked, and those between them and the end of their harm. */
+static void find_harmless(npt_probe *probe)
+{
+    for (size_t i = probe->count; i-- > 0;) {
+        npt_probe_row *row = &probe->rows[i];
+        row->harmless = row->survey.nonfinite == 0 &&
+                        row->error > 4 * npt_dtype_epsilon(row->dtype) && is_harmless(probe, row);
+    }
+}
+
 static void judge_row(npt_probe *probe, npt_probe_row *row)
 {
     const inputs in = inputs_of(probe, row);
     row->finding = finding_of(row);
+    if ((row->finding == NPT_FINDING_UNDERFLOW || row->finding == NPT_FINDING_PRECISION) &&
+        row->harmless)
+        row->finding = NPT_FINDING_NONE;
     row->growth = in.error > 0 ? row->error / in.error : row->error > 0 ? (double)INFINITY : NAN;
     if (row->finding == NPT_FINDING_NONE || in.finding) return;
     bool finite = row->survey.nonfinite == 0;
@@ -155,6 +167,7 @@ void npt_probe_judge(npt_probe *probe)
 {
     probe->first = NULL;
     probe->verdict = NPT_VERDICT_FINE;
+    find_harmless(probe);
     for (size_t i = 0; i < probe->count; i++) {
         npt_probe_row *row = &probe->rows[i];
         judge_row(probe, row);
@@ -260,7 +273,7 @@ static void advise_site(const npt_probe *probe, const npt_probe_row *row, char *
     else if (row->finding == NPT_FINDING_UNDERFLOW && row->direction == NPT_BACKWARD)
         snprintf(text, bytes,
                  "%s: %.0f %% of the gradient is flushed to zero in %s: raise --initial_loss_scale "
-                 "(%s overflows nothing), or %s.",
+                 "(up to %s nothing overflows), or %s.",
                  label, 100 * row->flushed, npt_dtype_name(row->dtype),
                  npt_scale_text(probe->settles_at, scale), wider);
     else if (row->finding == NPT_FINDING_UNDERFLOW)

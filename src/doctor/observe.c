@@ -156,16 +156,6 @@ double npt_shadow_flushed(const npt_shadow *shadow, const npt_probe *probe, doub
 
 /* ---- Rows ---- */
 
-static double largest_of(npt_dtype dtype)
-{
-    return dtype == NPT_F16 ? 65504 : dtype == NPT_BF16 ? 0x1.fep127 : 0x1.fffffep127;
-}
-
-static double smallest_normal_of(npt_dtype dtype)
-{
-    return dtype == NPT_F16 ? 0x1p-14 : 0x1p-126;
-}
-
 /* Share of the values of `before` that are not zero and are zero now. */
 static double flushed_share(const float *before, const float *now, int64_t n)
 {
@@ -244,11 +234,11 @@ static npt_status see_row(npt_observer *observer, const npt_env *env, const npt_
     row.part = o->parts[slot_of_row(o->layers, &row)]++;
     npt_exec_kernels(env->exec)->survey(npt_exec_run(env->exec), row.elements,
                                         npt_mat_in(seen->result),
-                                        (float)smallest_normal_of(row.dtype), &row.survey);
+                                        (float)npt_dtype_smallest_normal(row.dtype), &row.survey);
     row.largest = fmax((double)row.survey.max, -(double)row.survey.min);
     row.rms = sqrt(row.survey.sum_squares / (double)(row.elements - row.survey.nonfinite));
-    row.headroom = log2(largest_of(row.dtype) / row.largest); /* +inf: all zero */
-    row.footroom = log2(row.rms / smallest_normal_of(row.dtype));
+    row.headroom = log2(npt_dtype_largest(row.dtype) / row.largest); /* +inf: all zero */
+    row.footroom = log2(row.rms / npt_dtype_smallest_normal(row.dtype));
     take_few(seen->result, row.sample);
     NPT_TRY(compare(o, env, seen, &row));
     probe->rows[probe->count++] = row;

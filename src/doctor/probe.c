@@ -3,6 +3,7 @@
 
 #include "doctor/probe.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "tensor/dtype.h"
+#include "train/describe.h"
 #include "train/options.h"
 
 /* npt_doctor_probe(): the batch goes through an F32 shadow of the run first, then through the run
@@ -84,10 +86,10 @@ static npt_status open_shadow(const npt_trainer *t, shadow_run *s)
     return NPT_OK;
 }
 
+/* What it saw stays. */
 static void close_shadow(shadow_run *s)
 {
     if (s->distiller.exec != NULL) npt_distiller_fini(&s->distiller);
-    npt_shadow_destroy(s->seen);
     npt_arena_destroy(s->arena);
     if (s->own_model) npt_model_close(s->model);
 }
@@ -253,6 +255,33 @@ static npt_status observe_update(npt_trainer *t, npt_probe *probe)
 
 /* ---- All of it ---- */
 
+/* Bytes of activations of a batch in these dtypes. */
+static double activations_of(const npt_trainer *t, const npt_policy *policy, int64_t tokens)
+{
+    npt_train_options o = t->options;
+    o.batch_size = 1;
+    o.data.max_length = tokens;
+    return npt_describe_activations(&o, policy, &t->setup.model->config);
+}
+
+/* A probe that would run out of memory says so before it begins: the shadow keeps activations and
+ * adapters in F32, then the run keeps its own. */
+static npt_status check_memory(const npt_trainer *t, int64_t tokens)
+{
+    const double gib = 1024.0 * 1024 * 1024, available = (double)npt_memory_available();
+    npt_policy f32;
+    const npt_policy_request request = {.base_is_quantized = t->setup.model->config.quantized};
+    NPT_TRY(npt_policy_decide(&request, &f32));
+    const double needed =
+        fmax(activations_of(t, &t->setup.policy, tokens), activations_of(t, &f32, tokens)) +
+        5.0 * sizeof(float) * (double)npt_adapters_size(&t->adapters);
+    if (available == 0 || needed < available) return NPT_OK;
+    return npt_fail(NPT_E_NOMEM,
+                    "the probe of %" PRId64 " tokens needs about %.1f GiB beside the weights, and "
+                    "%.1f GiB are there; take fewer rows (--batch_size) or tokens (--max_length)",
+                    tokens, needed / gib, available / gib);
+}
+
 static npt_status probe_run(npt_trainer *t, npt_probe *probe)
 {
     shadow_run shadow;
@@ -265,11 +294,13 @@ static npt_status probe_run(npt_trainer *t, npt_probe *probe)
                          .sequences = batch.sequences,
                          .loss_scale = t->state.scaler.scale,
                          .settles_at = NAN};
+    NPT_TRY(check_memory(t, batch.tokens));
     npt_status status = open_shadow(t, &shadow);
     if (status == NPT_OK) status = run_batch(t, &shadow.distiller, &sums);
+    close_shadow(&shadow); /* before the run needs as much */
     if (status == NPT_OK) status = observe(t, shadow.seen, probe);
     if (status == NPT_OK) judge_scales(probe, shadow.seen);
-    close_shadow(&shadow);
+    npt_shadow_destroy(shadow.seen);
     if (status == NPT_OK) status = observe_update(t, probe);
     if (status == NPT_OK) npt_probe_judge(probe);
     return status;
@@ -294,7 +325,6 @@ npt_status npt_doctor_probe(const npt_train_options *options, const npt_doctor_o
     npt_trainer t = {.options = *options, .report = &report};
     npt_probe probe = {0};
     t.options.dry_run = true; /* no output directory is needed */
-    t.options.gradient_accumulation_steps = 1;
     t.options.eval_dataset = NULL;
     NPT_TRY(npt_train_options_check(&t.options));
     npt_status status = npt_trainer_open(&t);

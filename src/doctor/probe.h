@@ -36,7 +36,8 @@ typedef struct npt_probe_row {
     double shadow_largest;
     float sample[8]; /* evenly spaced elements, for npt doctor diff */
     npt_finding finding;
-    bool culprit; /* the site itself, not what it read, is the cause */
+    bool harmless; /* whatever it is, nothing that counts is worse for it */
+    bool culprit;  /* the site itself, not what it read, is the cause */
 } npt_probe_row;
 
 /* Of all parameters of a name: shares of the weights that an update would move. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "config.h"
 
+#include "doctor/plan.h"
 #include "doctor/probe.h"
 
 #include <inttypes.h>
@@ -91,7 +92,7 @@ static json_t *probe_json(const npt_probe *probe)
     const char *culprit = npt_probe_culprit(probe, label, sizeof label);
     json_t *first = culprit[0] != '\0' ? json_string(culprit) : json_null();
     return json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:o, s:s, s:s, s:i, s:I, s:I, s:o, s:f, s:o, s:i, s:o, s:s, "
+        "{s:s, s:s, s:s, s:s, s:s, s:o, s:s, s:s, s:i, s:I, s:I, s:o, s:f, s:o, s:s, s:o, s:s, "
         "s:o, s:f, s:o, s:o}",
         "schema", "npt-doctor-probe/1", "npt_version", npt_version(), "model",
         npt_family_name(setup->model->config.family), "policy", policy, "digest", digest,
@@ -99,9 +100,10 @@ static json_t *probe_json(const npt_probe *probe)
         npt_cpu_level_name(cpu->level), "threads", npt_exec_threads(setup->exec), "sequences",
         (json_int_t)probe->sequences, "tokens", (json_int_t)probe->tokens, "loss",
         number(probe->loss), "loss_scale", probe->loss_scale, "settles_at",
-        number(probe->settles_at), "verdict", (int)probe->verdict, "first_culprit", first, "advice",
-        advice, "gradients", scales_json(probe), "update_learning_rate", probe->update_rate,
-        "updates", updates_json(probe), "sites", rows_json(probe));
+        number(probe->settles_at), "verdict", npt_plan_verdict_name(probe->verdict),
+        "first_culprit", first, "advice", advice, "gradients", scales_json(probe),
+        "update_learning_rate", probe->update_rate, "updates", updates_json(probe), "sites",
+        rows_json(probe));
 }
 
 npt_status npt_probe_print_json(const npt_probe *probe, FILE *out)

@@ -66,7 +66,7 @@ static void print_row(const npt_probe_row *row, FILE *out)
 {
     char label[80], a[24], b[24], c[24], d[24], e[24];
     const bool bad = row->finding != NPT_FINDING_NONE;
-    fprintf(out, "  %-29s %-4s %9s %9s %8s %9s %8s  %s%s\n",
+    fprintf(out, "  %-30s %-4s %9s %9s %8s %9s %8s  %s%s\n",
             npt_probe_label(row, label, sizeof label), npt_dtype_name(row->dtype),
             cell(row->largest, -2, "", a), cell(row->headroom, 1, "", b),
             cell(100 * row->flushed, 2, " %", c), cell(row->error, -1, "", d),
@@ -86,7 +86,7 @@ static void print_rows(const npt_probe *probe, const npt_doctor_options *options
     fprintf(out, "RANGE  %zu of %zu results%s\n", count, probe->count,
             options->all ? ", in the order of execution"
                          : ", the worst first; --all shows every one");
-    fprintf(out, "  %-29s %-4s %9s %9s %8s %9s %8s\n", "site", "", "largest", "headroom", "flushed",
+    fprintf(out, "  %-30s %-4s %9s %9s %8s %9s %8s\n", "site", "", "largest", "headroom", "flushed",
             "error", "growth");
     for (size_t i = 0; i < count; i++) print_row(chosen[i], out);
     npt_free(chosen);
@@ -184,6 +184,31 @@ static void print_updates(const npt_probe *probe, FILE *out)
     }
 }
 
+/* Words after a label, in lines of at most 100 columns. */
+static void print_wrapped(const char *label, const char *text, FILE *out)
+{
+    size_t column = 6;
+    fputs(label, out);
+    while (*text != '\0') {
+        const size_t length = strcspn(text, " ");
+        const bool breaks = column + 1 + length > 100;
+        fprintf(out, "%s%.*s", breaks ? "\n       " : " ", (int)length, text);
+        column = (breaks ? 7 : column + 1) + length;
+        text += length + strspn(text + length, " ");
+    }
+    fputc('\n', out);
+}
+
+/* In two lines where one is too long: the rule goes to the second. */
+static void print_policy(const char *policy, FILE *out)
+{
+    const char *rule = strrchr(policy, '(');
+    if (strlen(policy) <= 93 || rule == NULL)
+        fprintf(out, "PLAN   %s\n", policy);
+    else
+        fprintf(out, "PLAN   %.*s\n       %s\n", (int)(rule - policy - 1), policy, rule);
+}
+
 void npt_probe_print(const npt_probe *probe, const npt_doctor_options *options, const bool *shown,
                      FILE *out)
 {
@@ -191,7 +216,7 @@ void npt_probe_print(const npt_probe *probe, const npt_doctor_options *options, 
     char policy[256], advice[512];
     npt_policy_describe(&setup->policy, policy, sizeof policy);
     npt_probe_advice(probe, advice, sizeof advice);
-    fprintf(out, "PLAN   %s\n", policy);
+    print_policy(policy, out);
     fprintf(out,
             "BATCH  %" PRId64 " rows, %" PRId64
             " tokens; loss %.6g; beside an F32 shadow; %s first\n",
@@ -202,6 +227,7 @@ void npt_probe_print(const npt_probe *probe, const npt_doctor_options *options, 
     print_updates(probe, out);
     fprintf(out, "DIGEST %016" PRIx64 " (%d casts)\n", probe->digest,
             npt_sites_count(probe->trainer->distiller.student_sites));
-    fprintf(out, "%s %s\n", probe->verdict == NPT_VERDICT_FINE ? "FINE  " : "ADVICE",
-            advice[0] != '\0' ? advice : "no finding: every site is finite and near its shadow.");
+    print_wrapped(
+        probe->verdict == NPT_VERDICT_FINE ? "FINE  " : "ADVICE",
+        advice[0] != '\0' ? advice : "no finding: every site is finite and near its shadow.", out);
 }

@@ -78,9 +78,9 @@ static void set_initial(npt_parameter *p, double deviation, uint64_t seed, uint6
             deviation == 0 ? 0.0f : (float)(deviation * npt_rng_normal(seed, stream, (uint64_t)i));
 }
 
-npt_status npt_adapters_init(npt_adapters *adapters, const npt_adapters_options *options,
-                             const npt_config *config, const npt_policy *policy, npt_arena *arena,
-                             bool trainable)
+npt_status npt_adapters_describe(npt_adapters *adapters, const npt_adapters_options *options,
+                                 const npt_config *config, const npt_policy *policy,
+                                 npt_arena *arena)
 {
     memset(adapters, 0, sizeof *adapters);
     adapters->kind = npt_adapter_kind_for(options->modulation);
@@ -96,6 +96,21 @@ npt_status npt_adapters_init(npt_adapters *adapters, const npt_adapters_options 
         npt_arena_zalloc(arena, NPT_MEM_OTHER, (size_t)config->layers, sizeof *adapters->active);
     if (adapters->adapter == NULL || adapters->active == NULL) return NPT_E_NOMEM;
     NPT_TRY(npt_layers_parse(options->layers, adapters->layers, adapters->active));
+    for (int layer = 0; layer < adapters->layers; layer++) {
+        npt_adapter *adapter = &adapters->adapter[layer];
+        double deviation[NPT_ADAPTER_MAX_PARAMETERS];
+        if (adapters->active[layer])
+            adapter->count =
+                adapters->kind->describe(adapters, config, adapter->parameters, deviation);
+    }
+    return NPT_OK;
+}
+
+npt_status npt_adapters_init(npt_adapters *adapters, const npt_adapters_options *options,
+                             const npt_config *config, const npt_policy *policy, npt_arena *arena,
+                             bool trainable)
+{
+    NPT_TRY(npt_adapters_describe(adapters, options, config, policy, arena));
     for (int layer = 0; layer < adapters->layers; layer++) {
         if (!adapters->active[layer]) continue;
         npt_adapter *adapter = &adapters->adapter[layer];

@@ -51,6 +51,11 @@ typedef struct npt_adapters_options {
     uint64_t seed;
 } npt_adapters_options;
 
+/* Kind, rank, dtype, active layers and every parameter's name and shape, from the options and the
+ * configuration alone; `arena` holds the lists, but no value. NPT_E_USAGE as below. */
+npt_status npt_adapters_describe(npt_adapters *adapters, const npt_adapters_options *options,
+                                 const npt_config *config, const npt_policy *policy,
+                                 npt_arena *arena);
 /* Makes room in `arena` (values, masters; moments and gradients where `trainable`) and sets the
  * masters to the initial values of method.md §1; npt_adapters_round() makes the values. NPT_E_USAGE
  * for a layer selection that does not fit the model. */

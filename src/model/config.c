@@ -4,6 +4,7 @@
 #include "model/config.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -248,11 +249,9 @@ static npt_status load_quantization(const json_t *root, const char *what, npt_co
     NPT_TRY(npt_json_string(record, "quant_method", what, "bitsandbytes", &method));
     NPT_TRY(npt_json_bool(record, "load_in_4bit", what, false, &four));
     NPT_TRY(npt_json_string(record, "bnb_4bit_quant_type", what, "fp4", &type));
-    if (strcmp(method, "bitsandbytes") != 0 || !four || strcmp(type, "nf4") != 0)
-        return npt_fail(NPT_E_UNSUPPORTED,
-                        "%s: quantization %s%s%s is not supported; npt reads bitsandbytes NF4",
-                        what, method, four ? " 4-bit " : "", four ? type : "");
-    c->quantized = true;
+    snprintf(c->quantization, sizeof c->quantization, "%.40s%s%.12s", method, four ? " 4-bit " : "",
+             four ? type : "");
+    c->quantized = strcmp(method, "bitsandbytes") == 0 && four && strcmp(type, "nf4") == 0;
     return NPT_OK;
 }
 
@@ -265,6 +264,15 @@ static int64_t token_id(const json_t *root, const char *key)
 }
 
 npt_status npt_config_load(const char *directory, npt_config *config)
+{
+    npt_config c;
+    NPT_TRY(npt_config_examine(directory, &c));
+    NPT_TRY(npt_config_check_quantization(directory, &c));
+    *config = c;
+    return NPT_OK;
+}
+
+npt_status npt_config_examine(const char *directory, npt_config *config)
 {
     npt_config c = {0};
     json_t *root = NULL;
@@ -287,6 +295,14 @@ out:
     json_decref(root);
     npt_free(path);
     return status;
+}
+
+npt_status npt_config_check_quantization(const char *directory, const npt_config *config)
+{
+    if (config->quantized || config->quantization[0] == '\0') return NPT_OK;
+    return npt_fail(NPT_E_UNSUPPORTED,
+                    "%s/config.json: quantization %s is not supported; npt reads bitsandbytes NF4",
+                    directory, config->quantization);
 }
 
 void npt_config_inverse_frequencies(const npt_config *config, float *inverse)

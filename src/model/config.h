@@ -18,14 +18,19 @@ typedef struct npt_config {
     int64_t window;            /* sliding window in tokens; 0: none */
     int64_t window_from_layer; /* qwen: layers below this attend to everything */
     bool qkv_bias, o_bias, mlp_bias, qk_norm, tied;
-    npt_dtype dtype;  /* what config.json says of the tensors; NONE where it does not */
-    bool quantized;   /* a quantization_config is present (NF4) */
-    int64_t bos, eos; /* -1: none */
+    npt_dtype dtype;       /* what config.json says of the tensors; NONE where it does not */
+    bool quantized;        /* a quantization_config is present, and npt reads it (NF4) */
+    char quantization[64]; /* what it says, "bitsandbytes 4-bit nf4"; "" where there is none */
+    int64_t bos, eos;      /* -1: none */
 } npt_config;
 
 /* `directory`/config.json. NPT_E_IO, NPT_E_FORMAT (a value that makes no sense), NPT_E_UNSUPPORTED
  * (family, RoPE type, activation or quantization npt does not know, by name). */
 npt_status npt_config_load(const char *directory, npt_config *config);
+/* The same, but a quantization that npt does not know is only written down. */
+npt_status npt_config_examine(const char *directory, npt_config *config);
+/* NPT_E_UNSUPPORTED where npt_config_examine() wrote down such a one. */
+npt_status npt_config_check_quantization(const char *directory, const npt_config *config);
 const char *npt_family_name(npt_family family);
 /* NPT_E_USAGE for an unknown name. */
 npt_status npt_family_from_name(const char *name, npt_family *family);

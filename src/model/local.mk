@@ -16,4 +16,6 @@ libnptcore_la_SOURCES += \
   src/model/model.c \
   src/model/model.h \
   src/model/random_weights.c \
-  src/model/random_weights.h
+  src/model/random_weights.h \
+  src/model/tensors.c \
+  src/model/tensors.h

@@ -10,10 +10,11 @@
 #include "files/files.h"
 #include "files/hub.h"
 #include "files/json.h"
+#include "model/tensors.h"
 #include "tensor/nf4.h"
 
-/* From names in a file to operands. Every tensor passes load_plain() or load_linear(), which decide
- * between "in place" and "one copy"; nothing is read before its shape and dtype are checked. */
+/* From names in a file to operands. Every tensor passes load_plain() or load_linear(), which do
+ * what npt_tensor_action() decides; nothing is read before its shape and dtype are checked. */
 
 typedef struct loader {
     npt_model *model;
@@ -24,27 +25,22 @@ typedef struct loader {
 
 /* ---- One tensor ---- */
 
-/* Hugging Face files are aligned, but the format does not promise it. */
-static bool is_aligned(const npt_st_tensor *tensor)
-{
-    return (uintptr_t)tensor->data % npt_dtype_bytes(tensor->dtype) == 0;
-}
-
-/* The tensor as `wanted` (F32, or what the plan says of NPT_SITE_WEIGHT), in place where its bytes
- * will do. */
-static npt_status load_floats(loader *l, const npt_st_tensor *tensor, npt_dtype wanted,
+/* The tensor in the dtype planned for its kind (F32, or what the plan says of NPT_SITE_WEIGHT), in
+ * place where its bytes will do. */
+static npt_status load_floats(loader *l, const npt_st_tensor *tensor, npt_tensor_kind kind,
                               int64_t count, npt_in *in)
 {
-    bool exact = tensor->dtype == wanted || wanted == NPT_F32;
+    const npt_load_action action =
+        npt_tensor_action(l->policy, l->model->config.quantized, kind, tensor);
     *in = (npt_in){tensor->data, tensor->dtype};
-    if (exact && is_aligned(tensor)) return NPT_OK;
-    npt_dtype to = exact
+    if (action == NPT_LOAD_IN_PLACE || action == NPT_LOAD_WIDENED) return NPT_OK;
+    npt_dtype to = action == NPT_LOAD_ALIGNED
                        ? tensor->dtype
                        : npt_site(l->sites, NPT_SITE_WEIGHT, -1, NPT_FORWARD, tensor->dtype, count);
     void *copy =
         npt_arena_alloc(l->model->arena, NPT_MEM_WEIGHTS, (size_t)count, npt_dtype_bytes(to));
     if (copy == NULL) return NPT_E_NOMEM;
-    if (exact) {
+    if (action == NPT_LOAD_ALIGNED) {
         memcpy(copy, tensor->data, tensor->bytes);
     } else {
         npt_cast_stats stats = {0};
@@ -58,21 +54,25 @@ static npt_status load_floats(loader *l, const npt_st_tensor *tensor, npt_dtype 
     return NPT_OK;
 }
 
-static npt_status load_vector(loader *l, const char *name, int64_t size, npt_in *in)
+/* A wanted tensor that is no linear. */
+static npt_status load_plain(loader *l, const npt_wanted *wanted, npt_in *in)
 {
     const npt_st_tensor *tensor;
-    NPT_TRY(npt_st_require(l->model->st, name, NPT_DTYPE_NONE, 1, &size, &tensor));
-    return load_floats(l, tensor, l->policy->dtype[NPT_ROLE_PLAIN], size, in);
+    const int64_t count = wanted->shape[0] * (wanted->rank == 2 ? wanted->shape[1] : 1);
+    NPT_TRY(npt_st_require(l->model->st, wanted->name, NPT_DTYPE_NONE, wanted->rank, wanted->shape,
+                           &tensor));
+    return load_floats(l, tensor, wanted->kind, count, in);
 }
 
 /* A bias takes the dtype of the model, then F32, in which it is added. */
-static npt_status load_bias(loader *l, const char *name, int64_t size, const float **bias)
+static npt_status load_bias(loader *l, const npt_wanted *wanted, const float **bias)
 {
+    const size_t size = (size_t)wanted->shape[0];
     npt_in in;
-    NPT_TRY(load_vector(l, name, size, &in));
-    float *copy = npt_arena_alloc(l->model->arena, NPT_MEM_WEIGHTS, (size_t)size, sizeof *copy);
+    NPT_TRY(load_plain(l, wanted, &in));
+    float *copy = npt_arena_alloc(l->model->arena, NPT_MEM_WEIGHTS, size, sizeof *copy);
     if (copy == NULL) return NPT_E_NOMEM;
-    for (int64_t i = 0; i < size; i++) copy[i] = npt_load(in.data, in.dtype, (size_t)i);
+    for (size_t i = 0; i < size; i++) copy[i] = npt_load(in.data, in.dtype, i);
     *bias = copy;
     return NPT_OK;
 }
@@ -86,7 +86,7 @@ static npt_status quantize(loader *l, const npt_st_tensor *tensor, npt_weight *w
     uint8_t *packed = npt_arena_alloc(l->model->arena, NPT_MEM_WEIGHTS, (count + 1) / 2, 1);
     float *absmax = npt_arena_alloc(l->model->arena, NPT_MEM_WEIGHTS, blocks, sizeof *absmax);
     if (packed == NULL || absmax == NULL) return NPT_E_NOMEM;
-    if (!is_aligned(tensor))
+    if (!npt_tensor_is_aligned(tensor))
         return npt_fail(NPT_E_FORMAT, "%s: tensor %s is not aligned; save the checkpoint again",
                         tensor->file, tensor->name);
     npt_nf4_quantize(tensor->data, tensor->dtype, count, packed, absmax);
@@ -165,7 +165,7 @@ static npt_status require_piece(loader *l, const char *name, const char *suffix,
     snprintf(full, sizeof full, "%s%s", name, suffix);
     NPT_TRY(npt_st_require(l->model->st, full, dtype, 1, &size, &tensor));
     npt_in in = {tensor->data, dtype};
-    if (dtype == NPT_F32) NPT_TRY(load_floats(l, tensor, NPT_F32, size, &in));
+    if (dtype == NPT_F32) NPT_TRY(load_floats(l, tensor, NPT_TENSOR_SCALES, size, &in));
     *data = in.data;
     return NPT_OK;
 }
@@ -177,7 +177,7 @@ static npt_status load_stored_nf4(loader *l, const char *name, const npt_st_tens
     quant_state state = {0};
     int64_t count = weight->rows * weight->cols,
             blocks = (count + NPT_NF4_BLOCK - 1) / NPT_NF4_BLOCK;
-    snprintf(full, sizeof full, "%s.quant_state.bitsandbytes__nf4", name);
+    snprintf(full, sizeof full, "%.300s.quant_state.bitsandbytes__nf4", name);
     const npt_st_tensor *record = npt_st_find(l->model->st, full);
     if (record == NULL)
         return npt_fail(NPT_E_FORMAT, "%s: %s is stored in 4 bits, but %s is missing", tensor->file,
@@ -208,84 +208,42 @@ static npt_status load_stored_nf4(loader *l, const char *name, const npt_st_tens
     return NPT_OK;
 }
 
-/* ---- Linears ---- */
+/* ---- Blocks ---- */
 
-static npt_status load_linear(loader *l, const char *prefix, const char *part, bool bias,
-                              npt_weight *weight)
+static npt_status load_linear(loader *l, const npt_wanted *wanted, npt_weight *weight)
 {
-    char name[256];
-    snprintf(name, sizeof name, "%s%s.weight", prefix, part);
-    const npt_st_tensor *tensor = npt_st_find(l->model->st, name);
-    const int64_t shape[2] = {weight->rows, weight->cols};
-    if (tensor != NULL && l->model->config.quantized && !npt_dtype_is_float(tensor->dtype)) {
-        NPT_TRY(load_stored_nf4(l, name, tensor, weight));
-    } else {
-        NPT_TRY(npt_st_require(l->model->st, name, NPT_DTYPE_NONE, 2, shape, &tensor));
-        if (l->policy->dtype[NPT_ROLE_FROZEN] == NPT_NF4 && l->policy->quantize_on_load) {
-            NPT_TRY(quantize(l, tensor, weight));
-        } else {
-            npt_in in;
-            NPT_TRY(load_floats(l, tensor, l->policy->dtype[NPT_ROLE_COMPUTE],
-                                weight->rows * weight->cols, &in));
-            weight->data = in.data;
-            weight->dtype = in.dtype;
-        }
-    }
-    if (!bias) return NPT_OK;
-    snprintf(name, sizeof name, "%s%s.bias", prefix, part);
-    return load_bias(l, name, weight->rows, &weight->bias);
-}
-
-static npt_status load_norm(loader *l, const char *prefix, const char *part, int64_t size,
-                            npt_in *in)
-{
-    char name[256];
-    snprintf(name, sizeof name, "%s%s.weight", prefix, part);
-    return load_vector(l, name, size, in);
+    const npt_model *m = l->model;
+    const npt_st_tensor *tensor = npt_st_find(m->st, wanted->name);
+    weight->rows = wanted->shape[0];
+    weight->cols = wanted->shape[1];
+    if (tensor != NULL &&
+        npt_tensor_action(l->policy, m->config.quantized, wanted->kind, tensor) == NPT_LOAD_STORED)
+        return load_stored_nf4(l, wanted->name, tensor, weight);
+    NPT_TRY(npt_st_require(m->st, wanted->name, NPT_DTYPE_NONE, 2, wanted->shape, &tensor));
+    if (npt_tensor_action(l->policy, m->config.quantized, wanted->kind, tensor) ==
+        NPT_LOAD_QUANTIZED)
+        return quantize(l, tensor, weight);
+    npt_in in;
+    NPT_TRY(load_floats(l, tensor, wanted->kind, weight->rows * weight->cols, &in));
+    weight->data = in.data;
+    weight->dtype = in.dtype;
+    return NPT_OK;
 }
 
 static npt_status load_block(loader *l, int layer)
 {
-    const npt_config *c = &l->model->config;
-    npt_block_weights *b = &l->model->blocks[layer];
-    const int64_t q_width = c->heads * c->head_dim, kv_width = c->kv_heads * c->head_dim;
-    const struct {
-        const char *part;
-        npt_weight *weight;
-        int64_t rows, cols;
-        bool bias;
-    } linears[] = {
-        {"self_attn.q_proj", &b->q, q_width, c->hidden, c->qkv_bias},
-        {"self_attn.k_proj", &b->k, kv_width, c->hidden, c->qkv_bias},
-        {"self_attn.v_proj", &b->v, kv_width, c->hidden, c->qkv_bias},
-        {"self_attn.o_proj", &b->o, c->hidden, q_width, c->o_bias},
-        {"mlp.gate_proj", &b->gate, c->inter, c->hidden, c->mlp_bias},
-        {"mlp.up_proj", &b->up, c->inter, c->hidden, c->mlp_bias},
-        {"mlp.down_proj", &b->down, c->hidden, c->inter, c->mlp_bias},
-    };
-    char prefix[64];
-    snprintf(prefix, sizeof prefix, "model.layers.%d.", layer);
-    for (size_t i = 0; i < sizeof linears / sizeof linears[0]; i++) {
-        linears[i].weight->rows = linears[i].rows;
-        linears[i].weight->cols = linears[i].cols;
-        NPT_TRY(load_linear(l, prefix, linears[i].part, linears[i].bias, linears[i].weight));
+    npt_wanted list[NPT_BLOCK_TENSORS_MAX];
+    const int count = npt_block_tensors(&l->model->config, layer, list);
+    for (int i = 0; i < count; i++) {
+        void *at = (char *)&l->model->blocks[layer] + list[i].offset;
+        if (list[i].kind == NPT_TENSOR_LINEAR)
+            NPT_TRY(load_linear(l, &list[i], at));
+        else if (list[i].kind == NPT_TENSOR_BIAS)
+            NPT_TRY(load_bias(l, &list[i], &((npt_weight *)at)->bias));
+        else
+            NPT_TRY(load_plain(l, &list[i], at));
     }
-    NPT_TRY(load_norm(l, prefix, "input_layernorm", c->hidden, &b->norm_in));
-    NPT_TRY(load_norm(l, prefix, "post_attention_layernorm", c->hidden, &b->norm_post));
-    if (!c->qk_norm) return NPT_OK;
-    NPT_TRY(load_norm(l, prefix, "self_attn.q_norm", c->head_dim, &b->q_norm));
-    return load_norm(l, prefix, "self_attn.k_norm", c->head_dim, &b->k_norm);
-}
-
-/* The embedding stays in the file's bytes; NPT_SITE_EMBED rounds the rows that are looked up. */
-static npt_status load_embedding(loader *l)
-{
-    const npt_config *c = &l->model->config;
-    const int64_t shape[2] = {c->vocab, c->hidden};
-    const npt_st_tensor *tensor;
-    NPT_TRY(npt_st_require(l->model->st, "model.embed_tokens.weight", NPT_DTYPE_NONE, 2, shape,
-                           &tensor));
-    return load_floats(l, tensor, tensor->dtype, c->vocab * c->hidden, &l->model->embed);
+    return NPT_OK;
 }
 
 /* ---- Exported ---- */
@@ -300,29 +258,44 @@ static npt_dtype linear_dtype(const npt_model *model)
 
 npt_status npt_model_open(npt_model **model, const char *name)
 {
+    npt_model *m;
+    NPT_TRY(npt_model_examine(&m, name));
+    npt_status status = npt_model_check(m);
+    if (status == NPT_OK)
+        *model = m;
+    else
+        npt_model_close(m);
+    return status;
+}
+
+npt_status npt_model_examine(npt_model **model, const char *name)
+{
     npt_model *m = npt_alloc(1, sizeof *m);
     if (m == NULL) return NPT_E_NOMEM;
     npt_status status = NPT_E_NOMEM;
     m->arena = npt_arena_create("model");
     if (m->arena == NULL) goto fail;
     NPT_TRY_GOTO(status, fail, npt_hub_resolve(name, &m->directory));
-    NPT_TRY_GOTO(status, fail, npt_config_load(m->directory, &m->config));
+    NPT_TRY_GOTO(status, fail, npt_config_examine(m->directory, &m->config));
     NPT_TRY_GOTO(status, fail, npt_st_open(&m->st, m->directory, false));
     m->double_quantization = true;
     m->file_dtype = linear_dtype(m);
-    if (m->file_dtype == NPT_NF4 && !m->config.quantized) {
-        status = npt_fail(
-            NPT_E_FORMAT,
-            "%s: the linears are stored as integers, but config.json has no quantization_config; "
-            "npt reads bitsandbytes NF4 checkpoints",
-            m->directory);
-        goto fail;
-    }
     *model = m;
     return NPT_OK;
 fail:
     npt_model_close(m);
     return status;
+}
+
+npt_status npt_model_check(const npt_model *m)
+{
+    NPT_TRY(npt_config_check_quantization(m->directory, &m->config));
+    if (m->file_dtype != NPT_NF4 || m->config.quantized) return NPT_OK;
+    return npt_fail(
+        NPT_E_FORMAT,
+        "%s: the linears are stored as integers, but config.json has no quantization_config; "
+        "npt reads bitsandbytes NF4 checkpoints",
+        m->directory);
 }
 
 npt_status npt_model_load(npt_model *model, npt_exec *exec, const npt_policy *policy,
@@ -336,7 +309,9 @@ npt_status npt_model_load(npt_model *model, npt_exec *exec, const npt_policy *po
         npt_arena_alloc(model->arena, NPT_MEM_OTHER, (size_t)c->head_dim / 2, sizeof(float));
     if (model->blocks == NULL || model->inverse_frequencies == NULL) return NPT_E_NOMEM;
     npt_config_inverse_frequencies(c, model->inverse_frequencies);
-    NPT_TRY(load_embedding(&l));
+    npt_wanted outside[NPT_MODEL_TENSORS];
+    npt_model_tensors(c, outside);
+    NPT_TRY(load_plain(&l, &outside[NPT_WANTED_EMBED], &model->embed));
     for (int layer = 0; layer < c->layers; layer++) NPT_TRY(load_block(&l, layer));
     return npt_st_check_unchanged(model->st);
 }
@@ -346,15 +321,15 @@ npt_status npt_model_load_head(npt_model *model, npt_exec *exec, const npt_polic
 {
     loader l = {model, exec, policy, sites};
     const npt_config *c = &model->config;
-    const int64_t shape[2] = {c->vocab, c->hidden};
-    const char *name = c->tied ? "model.embed_tokens.weight" : "lm_head.weight";
-    const npt_st_tensor *tensor;
+    npt_wanted outside[NPT_MODEL_TENSORS];
     npt_in in;
-    NPT_TRY(npt_st_require(model->st, name, NPT_DTYPE_NONE, 2, shape, &tensor));
-    NPT_TRY(load_floats(&l, tensor, policy->dtype[NPT_ROLE_PLAIN], c->vocab * c->hidden, &in));
+    npt_model_tensors(c, outside);
+    npt_wanted head = outside[c->tied ? NPT_WANTED_EMBED : NPT_WANTED_HEAD];
+    head.kind = NPT_TENSOR_HEAD;
+    NPT_TRY(load_plain(&l, &head, &in));
     model->lm_head =
         (npt_weight){.rows = c->vocab, .cols = c->hidden, .dtype = in.dtype, .data = in.data};
-    return load_vector(&l, "model.norm.weight", c->hidden, &model->norm_final);
+    return load_plain(&l, &outside[NPT_WANTED_FINAL_NORM], &model->norm_final);
 }
 
 void npt_model_close(npt_model *model)

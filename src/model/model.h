@@ -47,6 +47,10 @@ typedef struct npt_model {
 /* Configuration and headers only: enough to decide the policy. `name`: a directory, or a Hub name
  * in the local cache. */
 npt_status npt_model_open(npt_model **model, const char *name);
+/* The same for those who look at what cannot be loaded, too: opens where the headers can be read,
+ * and npt_model_check() says what npt_model_open() would: NPT_E_UNSUPPORTED or NPT_E_FORMAT. */
+npt_status npt_model_examine(npt_model **model, const char *name);
+npt_status npt_model_check(const npt_model *model);
 /* Maps, converts or quantizes the blocks' weights as `policy` says; conversions are announced to
  * `sites` (NPT_SITE_WEIGHT). NPT_E_FORMAT where a tensor is missing or has another shape. */
 npt_status npt_model_load(npt_model *model, npt_exec *exec, const npt_policy *policy,

@@ -48,6 +48,21 @@ bool npt_dtype_is_float(npt_dtype dtype)
     return dtype == NPT_F32 || dtype == NPT_F16 || dtype == NPT_BF16;
 }
 
+double npt_dtype_largest(npt_dtype dtype)
+{
+    return dtype == NPT_F16 ? 65504 : dtype == NPT_BF16 ? 0x1.fep127 : 0x1.fffffep127;
+}
+
+double npt_dtype_smallest_normal(npt_dtype dtype)
+{
+    return dtype == NPT_F16 ? 0x1p-14 : 0x1p-126;
+}
+
+double npt_dtype_epsilon(npt_dtype dtype)
+{
+    return dtype == NPT_F16 ? 0x1p-10 : dtype == NPT_BF16 ? 0x1p-7 : 0x1p-23;
+}
+
 npt_dtype npt_dtype_from_word(const char *word)
 {
     if (word == NULL) return NPT_DTYPE_NONE;

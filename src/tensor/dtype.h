@@ -15,6 +15,11 @@
 size_t npt_dtype_bytes(npt_dtype dtype);
 /* F32, F16, BF16: what activations, adapters and unquantized weights can be. */
 bool npt_dtype_is_float(npt_dtype dtype);
+/* Of a float dtype: the largest finite value, and the smallest normal one. */
+double npt_dtype_largest(npt_dtype dtype);
+double npt_dtype_smallest_normal(npt_dtype dtype);
+/* … and the distance from 1 to the next larger value. */
+double npt_dtype_epsilon(npt_dtype dtype);
 /* "fp16", "float16", "f16", "half", … (any case) → NPT_F16; NONE where the word is unknown. */
 npt_dtype npt_dtype_from_word(const char *word);
 

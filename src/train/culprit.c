@@ -33,13 +33,8 @@ void npt_culprit_describe(const npt_culprit *c, char *text, size_t bytes)
     int used = snprintf(text, bytes, "%s%s (%s) has ", c->seen.student ? "" : "the teacher's ",
                         label, npt_dtype_name(c->seen.result.dtype));
     if (used < 0 || (size_t)used >= bytes) return;
-    if (infinite > 0)
-        snprintf(text + used, bytes - (size_t)used,
-                 "%" PRId64 " infinite values and %" PRId64 " NaN beside finite ones from %.4g to "
-                 "%.4g",
-                 infinite, c->survey.nan, (double)c->survey.min, (double)c->survey.max);
-    else
-        snprintf(text + used, bytes - (size_t)used,
-                 "%" PRId64 " NaN beside finite values from %.4g to %.4g", c->survey.nan,
-                 (double)c->survey.min, (double)c->survey.max);
+    const char *kind = infinite == 0 ? "NaN" : c->survey.nan == 0 ? "infinite" : "infinite or NaN";
+    snprintf(text + used, bytes - (size_t)used,
+             "%" PRId64 " %s values beside finite ones from %.4g to %.4g", c->survey.nonfinite,
+             kind, (double)c->survey.min, (double)c->survey.max);
 }

@@ -19,7 +19,7 @@ static const char *const scheduler_names[] = {"linear", "cosine", "constant",
 /* ---- JSON ---- */
 
 /* Names of files may be any bytes; JSON is UTF-8. */
-static json_t *describe_text(const char *text)
+json_t *npt_describe_text(const char *text)
 {
     json_t *string = json_string(text);
     char *copy = string == NULL ? npt_strdup(text) : NULL;
@@ -54,13 +54,14 @@ static json_t *describe_layers(const npt_adapters *adapters)
 json_t *npt_describe_adapter(const npt_train_options *o, const npt_setup *setup,
                              const npt_adapters *adapters)
 {
-    return json_pack("{s:s, s:o, s:i, s:s, s:f, s:o, s:s, s:o, s:s, s:I}", "peft_type", "NPT",
-                     "base_model_name_or_path",
-                     describe_text(o->model_name != NULL ? o->model_name : setup->model->directory),
-                     "r", adapters->rank, "modulation", adapters->kind->name, "modulation_scale",
-                     o->modulation_scale, "layers", describe_layers(adapters), "adapter_dtype",
-                     npt_dtype_name(adapters->dtype), "policy", describe_policy(&setup->policy),
-                     "npt_version", npt_version(), "seed", (json_int_t)o->seed);
+    return json_pack(
+        "{s:s, s:o, s:i, s:s, s:f, s:o, s:s, s:o, s:s, s:I}", "peft_type", "NPT",
+        "base_model_name_or_path",
+        npt_describe_text(o->model_name != NULL ? o->model_name : setup->model->directory), "r",
+        adapters->rank, "modulation", adapters->kind->name, "modulation_scale", o->modulation_scale,
+        "layers", describe_layers(adapters), "adapter_dtype", npt_dtype_name(adapters->dtype),
+        "policy", describe_policy(&setup->policy), "npt_version", npt_version(), "seed",
+        (json_int_t)o->seed);
 }
 
 json_t *npt_describe_settings(const npt_train_options *o, const npt_setup *setup,
@@ -69,7 +70,7 @@ json_t *npt_describe_settings(const npt_train_options *o, const npt_setup *setup
     char policy[256];
     npt_policy_describe(&setup->policy, policy, sizeof policy);
     json_t *s = json_pack("{s:o, s:i, s:s, s:f, s:o, s:s, s:I}", "model",
-                          describe_text(o->model_name != NULL ? o->model_name : "(bundled)"),
+                          npt_describe_text(o->model_name != NULL ? o->model_name : "(bundled)"),
                           "adapter_rank", adapters->rank, "modulation", adapters->kind->name,
                           "modulation_scale", o->modulation_scale, "layers",
                           describe_layers(adapters), "policy", policy, "seed", (json_int_t)o->seed);
@@ -84,9 +85,10 @@ json_t *npt_describe_settings(const npt_train_options *o, const npt_setup *setup
     json_object_set_new(s, "regularization_lambda", json_real(o->regularization_lambda));
     json_object_set_new(
         s, "dataset_name",
-        describe_text(o->data.dataset_name != NULL ? o->data.dataset_name : "(bundled)"));
-    json_object_set_new(s, "dataset_split",
-                        describe_text(o->data.dataset_split != NULL ? o->data.dataset_split : ""));
+        npt_describe_text(o->data.dataset_name != NULL ? o->data.dataset_name : "(bundled)"));
+    json_object_set_new(
+        s, "dataset_split",
+        npt_describe_text(o->data.dataset_split != NULL ? o->data.dataset_split : ""));
     json_object_set_new(s, "max_length", json_integer(o->data.max_length));
     json_object_set_new(s, "num_samples", json_integer(o->data.num_samples));
     json_object_set_new(s, "batch_size", json_integer(o->batch_size));
@@ -118,8 +120,8 @@ json_t *npt_describe_run(const npt_train_options *o, const npt_setup *setup,
     for (size_t i = 0; i < npt_exec_backend_count(setup->exec); i++)
         json_array_append_new(backends, json_string(npt_exec_backend(setup->exec, i)->name));
     const npt_cpu *cpu = npt_exec_cpu(setup->exec);
-    json_t *name = o->run_name != NULL ? describe_text(o->run_name) : NULL;
-    json_t *command = o->command_line != NULL ? describe_text(o->command_line) : NULL;
+    json_t *name = o->run_name != NULL ? npt_describe_text(o->run_name) : NULL;
+    json_t *command = o->command_line != NULL ? npt_describe_text(o->command_line) : NULL;
     return json_pack("{s:s, s:s, s:o*, s:o*, s:o, s:s, s:I, s:o, s:s, s:s, s:s, s:i, s:I, s:O}",
                      "npt_version", npt_version(), "recipe",
                      o->recipe == NPT_RECIPE_PRETRAIN_SAFE ? "pretrain-safe" : "pretrain",
@@ -148,27 +150,23 @@ void npt_describe_log(const npt_setup *setup, const npt_adapters *adapters,
             npt_adapters_size(adapters), npt_sites_digest(distiller->student_sites));
 }
 
-/* Bytes of activations that backward keeps, per token, all layers; an upper bound for shorter rows.
- */
-static double activation_bytes(const npt_train_options *o, const npt_setup *setup,
-                               const npt_adapters *adapters)
+double npt_describe_activations(const npt_train_options *o, const npt_policy *policy,
+                                const npt_config *c)
 {
-    const npt_config *c = &setup->model->config;
-    double act = (double)npt_dtype_bytes(setup->policy.dtype[NPT_ROLE_ACT]);
-    double adapter = (double)npt_dtype_bytes(setup->policy.dtype[NPT_ROLE_ADAPTER]);
+    double act = (double)npt_dtype_bytes(policy->dtype[NPT_ROLE_ACT]);
+    double adapter = (double)npt_dtype_bytes(policy->dtype[NPT_ROLE_ADAPTER]);
     double q_width = (double)(c->heads * c->head_dim),
            kv_width = (double)(c->kv_heads * c->head_dim);
-    int terms = adapters->modulation == NPT_MODULATION_BOTH ? 2 : 1;
+    int terms = o->modulation == NPT_MODULATION_BOTH ? 2 : 1;
     double layer =
         act * (6 * (double)c->hidden + 2 * q_width + 2 * kv_width + 2 * (double)c->inter) +
-        adapter * (terms * (double)c->inter + adapters->rank) + 4 * (double)c->heads;
+        adapter * (terms * (double)c->inter + o->adapter_rank) + 4 * (double)c->heads;
     double layers = o->distill == NPT_DISTILL_LAYERWISE ? 1 : (double)c->layers;
     return layer * layers * (double)(o->batch_size * o->data.max_length);
 }
 
 npt_status npt_describe_dry_run(const npt_train_options *o, const npt_setup *setup,
-                                const npt_adapters *adapters, const npt_arena *arena,
-                                int64_t total_steps)
+                                const npt_arena *arena, int64_t total_steps)
 {
     static const npt_memory_tag tags[] = {NPT_MEM_ADAPTERS, NPT_MEM_MASTERS, NPT_MEM_MOMENTS,
                                           NPT_MEM_GRADIENTS};
@@ -186,6 +184,7 @@ npt_status npt_describe_dry_run(const npt_train_options *o, const npt_setup *set
                 (double)npt_arena_tag_bytes(arena, tags[i]) / mib);
     npt_log(NPT_LOG_NOTE,
             "memory: activations at most %.1f MiB, at %" PRId64 " rows of %" PRId64 " tokens",
-            activation_bytes(o, setup, adapters) / mib, o->batch_size, o->data.max_length);
+            npt_describe_activations(o, &setup->policy, &setup->model->config) / mib, o->batch_size,
+            o->data.max_length);
     return NPT_OK;
 }

@@ -10,6 +10,8 @@
 #include "train/distill.h"
 #include "train/setup.h"
 
+/* A string in JSON; bytes that are not UTF-8 become '?'. */
+json_t *npt_describe_text(const char *text);
 json_t *npt_describe_adapter(const npt_train_options *options, const npt_setup *setup,
                              const npt_adapters *adapters);
 json_t *npt_describe_settings(const npt_train_options *options, const npt_setup *setup,
@@ -22,7 +24,10 @@ void npt_describe_log(const npt_setup *setup, const npt_adapters *adapters,
                       const npt_distiller *distiller);
 /* What a run would do and need, on the log. */
 npt_status npt_describe_dry_run(const npt_train_options *options, const npt_setup *setup,
-                                const npt_adapters *adapters, const npt_arena *arena,
-                                int64_t total_steps);
+                                const npt_arena *arena, int64_t total_steps);
+/* Bytes of activations that backward keeps, all layers, of one micro-batch: an upper bound where
+ * rows are shorter than --max_length. */
+double npt_describe_activations(const npt_train_options *options, const npt_policy *policy,
+                                const npt_config *config);
 
 #endif

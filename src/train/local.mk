@@ -34,4 +34,6 @@ libnptcore_la_SOURCES += \
   src/train/text_commands.c \
   src/train/step.c \
   src/train/trainer.c \
-  src/train/trainer.h
+  src/train/trainer.h \
+  src/train/vitals.c \
+  src/train/vitals.h

@@ -26,9 +26,8 @@ static npt_status make_adapters(npt_trainer *t)
                                      o->teacher_forcing, o->seed};
     NPT_TRY(npt_adapters_init(&t->adapters, &adapters, &t->setup.model->config, &t->setup.policy,
                               t->arena, true));
-    t->optimizer = (npt_optimizer_settings){.kind = o->optimizer,
-                                            .weight_decay = o->weight_decay,
-                                            .max_grad_norm = o->max_grad_norm};
+    t->optimizer = (npt_optimizer_settings){
+        .kind = o->optimizer, .weight_decay = o->weight_decay, .max_grad_norm = o->max_grad_norm};
     npt_scaler_init(&t->state.scaler, t->setup.policy.dynamic_loss_scale, o->initial_loss_scale);
     if (o->regularization_lambda > 0) {
         t->term_gradients = npt_arena_alloc(t->arena, NPT_MEM_GRADIENTS,

@@ -29,11 +29,11 @@ static npt_status decide(const npt_precision_options *precision, bool base_is_qu
 
 static npt_status open_model(npt_setup *setup, const char *model_name)
 {
-    if (model_name != NULL) return npt_model_open(&setup->model, model_name);
+    if (model_name != NULL) return npt_model_examine(&setup->model, model_name);
     char *path;
     NPT_TRY(npt_data_path("tiny-llama", &path));
     npt_log(NPT_LOG_NOTE, "no --model_name: the bundled model, %s", path);
-    npt_status status = npt_model_open(&setup->model, path);
+    npt_status status = npt_model_examine(&setup->model, path);
     npt_string_free(path);
     return status;
 }
@@ -48,14 +48,22 @@ static npt_status open_tokenizer(npt_setup *setup)
     return status;
 }
 
-static npt_status open_all(npt_setup *setup, const char *model_name,
-                           const npt_precision_options *precision,
-                           const npt_compute_options *compute)
+static npt_status examine(npt_setup *setup, const char *model_name,
+                          const npt_precision_options *precision)
 {
     NPT_TRY(decide(precision, false, &setup->policy));
     NPT_TRY(open_model(setup, model_name));
     NPT_TRY(decide(precision, setup->model->config.quantized, &setup->policy));
     setup->model->double_quantization = !precision->no_double_quantization;
+    return NPT_OK;
+}
+
+static npt_status open_all(npt_setup *setup, const char *model_name,
+                           const npt_precision_options *precision,
+                           const npt_compute_options *compute)
+{
+    NPT_TRY(examine(setup, model_name, precision));
+    NPT_TRY(npt_model_check(setup->model));
     if (setup->policy.mixed_switched_off)
         npt_log(NPT_LOG_WARNING,
                 "--mixed_precision is switched off: a quantized base computes in F32 (R1)");
@@ -78,6 +86,15 @@ npt_status npt_setup_exec(npt_setup *setup, const npt_compute_options *compute)
     NPT_TRY(npt_exec_create(&setup->exec, compute->backend, compute->threads));
     npt_exec_set_precision(setup->exec, compute->matmul_precision);
     return NPT_OK;
+}
+
+npt_status npt_setup_examine(npt_setup *setup, const char *model_name,
+                             const npt_precision_options *precision)
+{
+    *setup = (npt_setup){0};
+    npt_status status = examine(setup, model_name, precision);
+    if (status != NPT_OK) npt_setup_close(setup);
+    return status;
 }
 
 void npt_setup_close(npt_setup *setup)

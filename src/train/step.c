@@ -59,6 +59,12 @@ static npt_status measure_regularizer(npt_trainer *t, double *norm)
     return NPT_OK;
 }
 
+/* Whether --probe_every wants to look at the step that is being made. */
+static bool is_probe_due(const npt_trainer *t)
+{
+    return t->options.probe_every > 0 && (t->state.step + 1) % t->options.probe_every == 0;
+}
+
 /* Forward and backward of the whole accumulated batch, losses as means over it. */
 static npt_status accumulate(npt_trainer *t, npt_step_result *r, npt_gradient_fault *fault)
 {
@@ -69,7 +75,14 @@ static npt_status accumulate(npt_trainer *t, npt_step_result *r, npt_gradient_fa
         r->terms.measured = true;
     }
     npt_gradients_clear(&t->adapters);
-    NPT_TRY(run_micro_batches(t, both_terms(t), &sums));
+    t->vitals.results = 0;
+    if (is_probe_due(t)) {
+        npt_vitals_init(&t->vitals);
+        t->distiller.observer = &t->vitals.observer;
+    }
+    npt_status status = run_micro_batches(t, both_terms(t), &sums);
+    t->distiller.observer = NULL;
+    NPT_TRY(status);
     double per_token = 1 / ((double)c->layers * (double)t->loader.tokens);
     r->mse = sums.distance * per_token / (double)c->hidden;
     r->regularization = sums.regularizer * per_token;
@@ -110,6 +123,9 @@ static npt_status skip_step(npt_trainer *t, const npt_gradient_fault *fault)
     NPT_TRY(find_culprit(t, fault, &first, culprit, sizeof culprit));
     npt_train_state *s = &t->state;
     s->failures_in_a_row++;
+    if (!t->doctor_named)
+        npt_log(NPT_LOG_NOTE, "npt doctor probe with the flags of this run shows every site");
+    t->doctor_named = true;
     if (s->scaler.enabled) {
         double before = s->scaler.scale;
         s->skipped_steps++;

@@ -194,6 +194,9 @@ static npt_status after_step(npt_trainer *t, const npt_step_result *r)
     bool last = s->step == s->total_steps;
     bool logged = s->step % o->log_steps == 0 || last || s->step == 1;
     if (logged) NPT_TRY(log_step(t, r));
+    if (t->vitals.results > 0)
+        NPT_TRY(npt_metrics_write(&t->metrics, npt_vitals_json(&t->vitals, s->step),
+                                  &t->state.metrics_lines));
     report_step(t, r, logged);
     if (evaluation_due(t)) NPT_TRY(evaluate_and_keep_best(t));
     if (s->step % o->save_steps == 0 && !last) NPT_TRY(save_step(t));
@@ -278,7 +281,7 @@ static npt_status open_run(npt_trainer *t)
     npt_describe_log(&t->setup, &t->adapters, &t->distiller);
     NPT_TRY(npt_trainer_open_data(t));
     if (o->dry_run)
-        return npt_describe_dry_run(o, &t->setup, &t->adapters, t->arena, t->state.total_steps);
+        return npt_describe_dry_run(o, &t->setup, t->arena, t->state.total_steps);
     NPT_TRY(npt_trainer_load(t, true));
     npt_advise_rate(o, t->state.total_steps);
     return start_output(t);

@@ -11,6 +11,7 @@
 #include "train/metrics.h"
 #include "train/optimizer.h"
 #include "train/setup.h"
+#include "train/vitals.h"
 
 /* What a step found, for its line of metrics. */
 typedef struct npt_step_result {
@@ -34,7 +35,8 @@ typedef struct npt_trainer {
     json_t *adapter_config, *settings;
     float *term_gradients;   /* of the regularizer, where terms are measured */
     int64_t steps_per_epoch; /* 0: not known */
-    bool terms_warned;
+    bool terms_warned, doctor_named;
+    npt_vitals vitals;     /* of the step before, where --probe_every asked for it */
     bool resumed_final;    /* from a checkpoint-final */
     double started;        /* seconds */
     int64_t tokens_before; /* of the run, when this process began */

@@ -3,7 +3,8 @@
 # Help pages: complete, with defaults, narrow enough, the same in both spellings; and every flag
 # they list is one that the program takes.
 . "${NPT_SRCDIR:-.}/tests/cli/lib.sh"
-commands='pretrain pretrain-safe evaluate backends tokenize detokenize make-model selftest version'
+commands='pretrain pretrain-safe evaluate backends tokenize detokenize make-model doctor selftest
+    version'
 
 run
 if [ "$code" = 2 ] && grep -q '^usage: npt' "$work/err"; then
