@@ -96,10 +96,17 @@ typedef struct npt_precision_options {
     bool strict;               /* the first cast that is not in the plan ends the run */
 } npt_precision_options;
 
+typedef enum npt_matmul_precision {
+    NPT_MATMUL_AUTO,  /* F32 activations in bf16 pieces where that is fast and as exact as F32 */
+    NPT_MATMUL_FMA,   /* never in pieces */
+    NPT_MATMUL_PIECES /* in pieces where AMX can, fast or not: for tests */
+} npt_matmul_precision;
+
 typedef struct npt_compute_options {
     const char *backend; /* names separated by commas; NULL: all, in the built-in order */
     int threads;         /* 0: as many as this process may use */
     bool no_calibration; /* the built-in order, whatever was measured; implied by `backend` */
+    npt_matmul_precision matmul_precision;
 } npt_compute_options;
 
 typedef enum npt_modulation {

@@ -4,6 +4,7 @@
 #include "bench/bench.h"
 
 #include <inttypes.h>
+#include <limits.h>
 #include <math.h>
 #include <string.h>
 
@@ -103,6 +104,7 @@ typedef struct contestant {
     const npt_matmul_backend *backend;
     const char *name;
     bool expanded; /* gets the weights as F32, expanded beforehand and uncounted */
+    int pieces;    /* bf16 products that a product takes at best */
     npt_timing sum;
     json_t *products;
 } contestant;
@@ -119,31 +121,50 @@ static npt_matmul_desc desc_for(const contestant *who, const cell *c, const line
     return desc;
 }
 
-static void invite(contest *all, npt_exec *exec, const npt_matmul_backend *backend, bool expanded)
+static contestant *invite(contest *all, npt_exec *exec, const npt_matmul_backend *backend)
 {
-    if (all->count == NPT_METER_SIDES) return;
-    all->list[all->count++] = (contestant){.exec = exec,
-                                           .backend = backend,
-                                           .name = backend->name,
-                                           .expanded = expanded,
-                                           .products = json_array()};
+    NPT_ASSERT(all->count < NPT_METER_SIDES);
+    contestant *who = &all->list[all->count++];
+    *who = (contestant){
+        .exec = exec, .backend = backend, .name = backend->name, .products = json_array()};
+    return who;
 }
 
-/* All that accept the product; and the libraries that multiply F32 by F32 only, where the
- * activations are F32: what somebody without our kernels would use. */
-static void invite_all(npt_exec *exec, const cell *c, contest *all)
+/* Whether a backend makes this product in bf16 pieces. */
+static bool in_pieces(npt_exec *exec, const npt_matmul_backend *backend, const npt_matmul_desc *d)
+{
+    char text[128];
+    if (backend->route == NULL || d->a != NPT_F32) return false;
+    return strncmp(backend->route(d, npt_exec_cpu(exec), npt_exec_precision(exec), text), "FMA",
+                   3) != 0;
+}
+
+/* All that accept the product; without bf16 pieces, too, where they are what is used; and the
+ * libraries that multiply F32 by F32 only, where the activations are F32: what somebody without
+ * our kernels would take. */
+static void invite_all(npt_exec *exec, npt_exec *fma, const cell *c, contest *all)
 {
     linear linears[SHAPES];
     const npt_matmul_backend *backends[NPT_MAX_BACKENDS];
     list_linears(&c->shape, linears);
     npt_matmul_desc desc = desc_of(c, &linears[0]);
     size_t count = npt_meter_willing(exec, &desc, backends);
-    for (size_t i = 0; i < count; i++) invite(all, exec, backends[i], false);
+    for (size_t i = 0; i < count; i++) {
+        invite(all, exec, backends[i])->pieces = c->recipe->pieces;
+        if (!in_pieces(exec, backends[i], &desc)) continue;
+        contestant *who = invite(all, fma, backends[i]);
+        who->name = "native fma";
+        who->pieces = INT_MAX;
+    }
     if (desc.a != NPT_F32 || desc.w == NPT_F32) return;
     desc.w = NPT_F32;
     count = npt_meter_willing(exec, &desc, backends);
     for (size_t i = 0; i < count; i++)
-        if (backends[i]->library != NULL) invite(all, exec, backends[i], true);
+        if (backends[i]->library != NULL) {
+            contestant *who = invite(all, exec, backends[i]);
+            who->expanded = true;
+            who->pieces = recipes[0].pieces;
+        }
 }
 
 /* ---- Measuring ---- */
@@ -161,7 +182,7 @@ static json_t *row_json(const cell *c, const contestant *who, double flops)
 }
 
 /* A line of the table, with what the machine could do at best. */
-static void add_row(const json_t *root, const cell *c, const contestant *who, json_t *list)
+static void add_row(const json_t *root, const cell *c, const contestant *who)
 {
     linear linears[SHAPES];
     double flops = 0, bytes = 0;
@@ -171,8 +192,7 @@ static void add_row(const json_t *root, const cell *c, const contestant *who, js
         flops += (double)linears[i].per_layer * flops_of(&desc);
         bytes += (double)linears[i].per_layer * bytes_of(&desc);
     }
-    const int pieces = who->expanded ? recipes[0].pieces : c->recipe->pieces;
-    const npt_bench_roof roof = npt_bench_roof_of(root, pieces, flops / bytes);
+    const npt_bench_roof roof = npt_bench_roof_of(root, who->pieces, flops / bytes);
     const double most = fmin(roof.arithmetic, roof.memory);
     json_t *row = row_json(c, who, flops);
     json_object_set_new(row, "flop_per_byte", json_real(flops / bytes));
@@ -180,7 +200,7 @@ static void add_row(const json_t *root, const cell *c, const contestant *who, js
     json_object_set_new(row, "share", json_real(flops / who->sum.median * 1e-9 / most));
     json_object_set_new(row, "bound",
                         json_string(roof.memory < roof.arithmetic ? "memory" : "arithmetic"));
-    json_array_append_new(list, row);
+    json_array_append_new(json_object_get(root, "matmul"), row);
 }
 
 static npt_status measure_linear(npt_meter *meter, const cell *c, const linear *l, double seconds,
@@ -204,54 +224,70 @@ static npt_status measure_linear(npt_meter *meter, const cell *c, const linear *
     return NPT_OK;
 }
 
+/* What all cells are measured with. */
+typedef struct arena {
+    npt_exec *exec, *fma; /* fma: the same without bf16 pieces */
+    npt_meter meter;
+    const npt_bench_request *request;
+    json_t *root;
+} arena;
+
 /* One line a contestant. */
-static npt_status measure_cell(npt_exec *exec, npt_meter *meter, const cell *c,
-                               const npt_bench_request *request, json_t *root)
+static npt_status measure_cell(arena *a, const cell *c)
 {
     linear linears[SHAPES];
     contest all = {.count = 0};
     npt_status status = NPT_OK;
     if (npt_stop_requested() != 0) return npt_fail(NPT_E_INTERRUPTED, "stopped by a signal");
     list_linears(&c->shape, linears);
-    invite_all(exec, c, &all);
+    invite_all(a->exec, a->fma, c, &all);
     for (int i = 0; i < SHAPES && status == NPT_OK; i++)
-        status = measure_linear(meter, c, &linears[i], request->seconds / SHAPES, &all);
+        status = measure_linear(&a->meter, c, &linears[i], a->request->seconds / SHAPES, &all);
     for (size_t i = 0; i < all.count; i++) {
-        if (status == NPT_OK) add_row(root, c, &all.list[i], json_object_get(root, "matmul"));
+        if (status == NPT_OK) add_row(a->root, c, &all.list[i]);
         json_decref(all.list[i].products);
     }
     return status;
 }
 
 /* Both directions, all numbers of tokens. */
-static npt_status measure_recipe(npt_exec *exec, npt_meter *meter, const npt_bench_request *request,
-                                 cell c, json_t *root)
+static npt_status measure_recipe(arena *a, cell c)
 {
     npt_log(NPT_LOG_NOTE, "bench: matmul %s, %" PRId64 "x%" PRId64, c.name, c.shape.hidden,
             c.shape.inter);
     for (int pass = NPT_PASS_Y; pass <= NPT_PASS_DX; pass++)
-        for (int t = 0; t < request->matmul_token_count; t++) {
+        for (int t = 0; t < a->request->matmul_token_count; t++) {
             c.pass = (npt_product_pass)pass;
-            c.tokens = request->matmul_tokens[t];
-            NPT_TRY(measure_cell(exec, meter, &c, request, root));
+            c.tokens = a->request->matmul_tokens[t];
+            NPT_TRY(measure_cell(a, &c));
+        }
+    return NPT_OK;
+}
+
+static npt_status measure_all(arena *a)
+{
+    const npt_bench_request *request = a->request;
+    for (int s = 0; s < request->matmul_shape_count; s++)
+        for (int i = 0; i < RECIPES; i++) {
+            const cell c = {.name = npt_bench_matmul_recipes[i],
+                            .recipe = &recipes[i],
+                            .shape = request->matmul_shapes[s]};
+            if ((request->matmul_recipes & 1u << i) != 0) NPT_TRY(measure_recipe(a, c));
         }
     return NPT_OK;
 }
 
 npt_status npt_bench_matmul(npt_exec *exec, const npt_bench_request *request, json_t *root)
 {
-    npt_meter meter;
-    npt_status status = NPT_OK;
+    arena a = {.exec = exec, .request = request, .root = root};
+    npt_compute_options compute = request->options->compute;
+    compute.threads = npt_exec_threads(exec);
+    NPT_TRY(npt_exec_create(&a.fma, compute.backend, compute.threads));
+    npt_exec_set_precision(a.fma, NPT_MATMUL_FMA);
     json_object_set_new(root, "matmul", json_array());
-    npt_meter_init(&meter, request->pool_bytes);
-    for (int s = 0; s < request->matmul_shape_count; s++)
-        for (int i = 0; i < RECIPES && status == NPT_OK; i++) {
-            const cell c = {.name = npt_bench_matmul_recipes[i],
-                            .recipe = &recipes[i],
-                            .shape = request->matmul_shapes[s]};
-            if ((request->matmul_recipes & 1u << i) != 0)
-                status = measure_recipe(exec, &meter, request, c, root);
-        }
-    npt_meter_fini(&meter);
+    npt_meter_init(&a.meter, request->pool_bytes);
+    npt_status status = measure_all(&a);
+    npt_meter_fini(&a.meter);
+    npt_exec_destroy(a.fma);
     return status;
 }

@@ -68,14 +68,17 @@ static void print_peaks(FILE *out, const json_t *root)
     fputc('\n', out);
 }
 
-/* Of the same recipe, shape, pass and tokens: the best rate of another backend. */
+/* Of the same recipe, shape, pass and tokens: the best rate of another backend; ours without
+ * pieces is not another. */
 static double best_other(const json_t *list, const json_t *row)
 {
     static const char *const same[] = {"recipe", "shape", "pass"};
     double best = 0;
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *other = json_array_get(list, i);
-        bool equal = other != row && number_at(other, "tokens") == number_at(row, "tokens");
+        bool equal = strcmp(text_at(other, "backend"), "native fma") != 0 &&
+                     strncmp(text_at(other, "backend"), text_at(row, "backend"), 6) != 0 &&
+                     number_at(other, "tokens") == number_at(row, "tokens");
         for (size_t k = 0; k < sizeof same / sizeof same[0]; k++)
             equal = equal && strcmp(text_at(other, same[k]), text_at(row, same[k])) == 0;
         if (equal && median_at(other, "gflops") > best) best = median_at(other, "gflops");

@@ -12,6 +12,7 @@ libnptcore_la_SOURCES += \
   src/doctor/diff_text.c \
   src/doctor/explain.c \
   src/doctor/explain.h \
+  src/doctor/explain_denied.c \
   src/doctor/explain_errors.c \
   src/doctor/explain_symptoms.c \
   src/doctor/explain_pattern.c \

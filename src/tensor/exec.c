@@ -39,6 +39,8 @@ struct npt_exec {
     npt_routes *routes;  /* NULL: the order above, for all */
     npt_tally *tally;    /* NULL, or the caller's */
     npt_choice *choices; /* [CHOICES]; backend NULL: free */
+    npt_matmul_precision precision;
+    npt_matmul_counts counts;
     npt_block kernel_scratch, matmul_scratch;
 };
 
@@ -140,7 +142,12 @@ static const npt_matmul_backend *first_willing(const npt_exec *exec, const npt_m
         const char *why = exec->backends[i]->refuse(desc, &exec->cpu, reason);
         npt_log(NPT_LOG_VERBOSE, "matmul %s: %s%s%s", what, exec->backends[i]->name,
                 why == NULL ? "" : " refused: ", why == NULL ? "" : why);
-        if (why == NULL) return exec->backends[i];
+        if (why == NULL) {
+            if (exec->backends[i]->route != NULL)
+                npt_log(NPT_LOG_VERBOSE, "matmul %s: by %s", what,
+                        exec->backends[i]->route(desc, &exec->cpu, exec->precision, reason));
+            return exec->backends[i];
+        }
     }
     return NULL;
 }
@@ -229,6 +236,9 @@ failed:
 void npt_exec_destroy(npt_exec *exec)
 {
     if (exec == NULL) return;
+    if (exec->counts.panels > 0)
+        npt_log(NPT_LOG_VERBOSE, "matmul: %lld panels in bf16 pieces, %lld of them again by FMA",
+                (long long)exec->counts.panels, (long long)exec->counts.by_fma);
     npt_free(exec->matmul_scratch.heap);
     npt_free(exec->kernel_scratch.heap);
     npt_free(exec->choices);
@@ -297,6 +307,16 @@ void npt_exec_tally(npt_exec *exec, npt_tally *tally)
     exec->tally = tally;
 }
 
+void npt_exec_set_precision(npt_exec *exec, npt_matmul_precision precision)
+{
+    exec->precision = precision;
+}
+
+npt_matmul_precision npt_exec_precision(const npt_exec *exec)
+{
+    return exec->precision;
+}
+
 npt_status npt_exec_reserve(npt_exec *exec, int64_t longest, int64_t head_dim, int64_t width)
 {
     const size_t stride = align(exec->kernels.scratch_bytes(longest, head_dim, width));
@@ -314,6 +334,18 @@ const npt_matmul_backend *npt_exec_choose(npt_exec *exec, const npt_matmul_desc 
     return find_choice(exec, desc)->backend;
 }
 
+const char *npt_exec_route(npt_exec *exec, const npt_matmul_desc *desc, char *text)
+{
+    const npt_matmul_backend *backend = find_choice(exec, desc)->backend;
+    if (backend->route == NULL) return "";
+    return backend->route(desc, &exec->cpu, exec->precision, text);
+}
+
+npt_matmul_counts npt_exec_counts(const npt_exec *exec)
+{
+    return exec->counts;
+}
+
 static double seconds_now(void)
 {
     struct timespec now;
@@ -328,6 +360,8 @@ static npt_status run_choice(npt_exec *exec, const npt_choice *choice, const npt
         grow_block(&exec->matmul_scratch, choice->shared_bytes + workers * choice->worker_bytes));
     char *start = exec->matmul_scratch.start; /* NULL until a product needs some */
     const npt_matmul_scratch scratch = {
+        .precision = exec->precision,
+        .counts = &exec->counts,
         .threads = exec->threads,
         .cpu = &exec->cpu,
         .worker = start != NULL ? start + choice->shared_bytes : NULL,

@@ -49,9 +49,20 @@ typedef struct npt_matmul_backend {
     /* Name and version of the library that computes, for the record (may be written into `text`,
      * 128 bytes). NULL: npt itself. */
     const char *(*library)(char *text);
+    /* By what arithmetic, and why, in a few words ("FMA: A is stored turned"; may be written into
+     * `text`, 128 bytes). NULL where there is one way only. */
+    const char *(*route)(const npt_matmul_desc *desc, const npt_cpu *cpu,
+                         npt_matmul_precision precision, char *text);
 } npt_matmul_backend;
 
+/* Panels of products in bf16 pieces, and those of them that FMA had to make. */
+typedef struct npt_matmul_counts {
+    int64_t panels, by_fma;
+} npt_matmul_counts;
+
 struct npt_matmul_scratch {
+    npt_matmul_precision precision;
+    npt_matmul_counts *counts; /* added to, by all workers; or NULL */
     npt_threads *threads;
     const npt_cpu *cpu;
     char *worker;

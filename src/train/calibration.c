@@ -38,7 +38,8 @@ const char *npt_calibration_machine(const npt_exec *exec, char text[NPT_CALIBRAT
     snprintf(words, sizeof words, "%s, features %#x", npt_cpu_level_name(cpu->level),
              cpu->features);
     append(text, "; ", words);
-    snprintf(words, sizeof words, "%d threads", npt_exec_threads(exec));
+    snprintf(words, sizeof words, "%d threads%s", npt_exec_threads(exec),
+             npt_exec_precision(exec) == NPT_MATMUL_FMA ? ", matmul precision fma" : "");
     append(text, "; ", words);
     snprintf(words, sizeof words, "npt %s", npt_version());
     append(text, "; ", words);

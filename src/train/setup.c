@@ -75,6 +75,7 @@ static npt_status open_all(npt_setup *setup, const char *model_name,
 npt_status npt_setup_exec(npt_setup *setup, const npt_compute_options *compute)
 {
     NPT_TRY(npt_exec_create(&setup->exec, compute->backend, compute->threads));
+    npt_exec_set_precision(setup->exec, compute->matmul_precision);
     return npt_calibration_apply(setup->exec, compute);
 }
 
