@@ -71,7 +71,8 @@ NR == FNR { before[$1 " " $2] = $3; next }
     verdict = change > tolerance ? "MORE" : change < -tolerance ? "less" : ""
     if (verdict == "MORE") bad++
     if (verdict == "less") better++
-    if (verdict != "") printf "%-34s %12d, was %12d: %+.1f %% %s\n", key, $3, before[key], change, verdict
+    if (verdict != "")
+        printf "%-34s %12d, was %12d: %+.1f %% %s\n", key, $3, before[key], change, verdict
     counted++
 }
 END {
