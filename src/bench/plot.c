@@ -50,9 +50,9 @@ static char *find_program(const char *name)
 
 /* ---- The script ---- */
 
-static double median_of(const json_t *object, const char *key)
+static double number_of(const json_t *object, const char *key, const char *which)
 {
-    return json_number_value(json_object_get(json_object_get(object, key), "median"));
+    return json_number_value(json_object_get(json_object_get(object, key), which));
 }
 
 static const char *text_at(const json_t *object, const char *key)
@@ -96,7 +96,7 @@ static void write_block(FILE *file, const json_t *list, size_t series)
             strcmp(text_at(row, "backend"), text_at(first, "backend")) != 0)
             continue;
         fprintf(file, "%.6g %.6g\n", json_number_value(json_object_get(row, "flop_per_byte")),
-                median_of(row, "gflops"));
+                number_of(row, "gflops", "median"));
     }
     fputs("END\n", file);
 }
@@ -104,11 +104,11 @@ static void write_block(FILE *file, const json_t *list, size_t series)
 static void write_curves(FILE *file, const json_t *root)
 {
     const json_t *list = json_object_get(root, "matmul"), *peaks = json_object_get(root, "peaks");
-    const double read = median_of(json_object_get(root, "read"), "gbytes_per_second");
+    const double read = number_of(json_object_get(root, "read"), "gbytes_per_second", "max");
     const char *separator = "plot ";
     for (size_t i = 0; i < json_array_size(peaks); i++) {
         const json_t *peak = json_array_get(peaks, i);
-        const double most = median_of(peak, "gflops");
+        const double most = number_of(peak, "gflops", "max");
         fprintf(file, "%s(x * %.6g < %.6g ? x * %.6g : %.6g) with lines dashtype 2 title ",
                 separator, read, most, read, most);
         write_quoted(file, text_at(peak, "what"));

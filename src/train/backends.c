@@ -134,6 +134,9 @@ static int add_routes(json_t *root, const npt_setup *setup, const npt_backends_o
     bad |= json_object_set_new(root, "policy", json_string(policy));
     bad |= json_object_set_new(root, "tokens", json_integer(options->tokens));
     bad |= json_object_set_new(root, "adapter_rank", json_integer(options->adapter_rank));
+    const double predicted = npt_calibration_predict(setup->exec, &products);
+    if (predicted > 0)
+        bad |= json_object_set_new(root, "calibrated_matmul_s", json_real(predicted));
     return bad | json_object_set_new(root, "products", list);
 }
 
@@ -220,6 +223,9 @@ static void print_routes(FILE *out, const json_t *root)
     fprintf(out, "%-10s%s\n", "policy", text_at(root, "policy"));
     fprintf(out, "%-10s%" PRId64 " tokens, adapters of rank %" PRId64 " in all layers\n", "step",
             number_at(root, "tokens"), number_at(root, "adapter_rank"));
+    if (json_object_get(root, "calibrated_matmul_s") != NULL)
+        fprintf(out, "%-10s%.4g s in the products of such a step, at the calibrated rates\n",
+                "predicted", real_at(root, "calibrated_matmul_s"));
     fprintf(out,
             "\nC[m,n] = A[m,k] W[k,n]; y: forward, dx: gradient of the input, dw: of an adapter; "
             "+: added to C\n");
@@ -232,7 +238,7 @@ static void print_routes(FILE *out, const json_t *root)
 /* ---- Calibration ---- */
 
 /* Long rows and short ones: with more tokens than the first, nothing changes but the time. */
-static const int64_t calibrated_tokens[] = {512, 128};
+static const int64_t calibrated_tokens[] = {384, 128};
 enum { TOKEN_CHOICES = sizeof calibrated_tokens / sizeof calibrated_tokens[0] };
 
 static npt_status calibrate_model(npt_exec *exec, const npt_model *model, const npt_policy *policy,
@@ -249,11 +255,12 @@ static npt_status calibrate_model(npt_exec *exec, const npt_model *model, const 
     return NPT_OK;
 }
 
-/* Without a model: the shapes of a small Llama, in the precisions that several backends take. */
+/* Without a model: the shapes of a small Llama, in every precision. */
 static npt_status calibrate_common(npt_exec *exec, const npt_backends_options *o,
                                    npt_routes *routes)
 {
-    static const npt_policy_request requests[] = {{0}, {.use_bf16 = true}};
+    static const npt_policy_request requests[] = {
+        {0}, {.use_bf16 = true}, {.use_fp16 = true}, {.use_quantization = true}};
     enum { REQUESTS = sizeof requests / sizeof requests[0] };
     npt_model model = {.config = {.hidden = 2048,
                                   .inter = 8192,

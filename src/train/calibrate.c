@@ -50,8 +50,9 @@ static candidate *find_candidate(candidates *all, const npt_matmul_desc *desc)
     return NULL;
 }
 
-/* The kinds that more than one backend accepts. Backends refuse by dtype, in one kind all alike;
- * those that one product of a kind finds are asked again for the next. */
+/* The kinds that somebody else than the reference accepts. Where it is one backend there is nothing
+ * to choose, but its rate is wanted for predictions. Backends refuse by dtype, in one kind all
+ * alike; those that one product of a kind finds are asked again for the next. */
 static void list_candidates(const npt_exec *exec, const npt_products *products, candidates *all)
 {
     for (size_t i = 0; i < products->count; i++) {
@@ -61,7 +62,7 @@ static void list_candidates(const npt_exec *exec, const npt_products *products, 
             c = &all->list[all->count];
             *c = (candidate){.kind = npt_route_kind_of(&desc)};
             c->backend_count = npt_meter_willing(exec, &desc, c->backends);
-            if (c->backend_count < 2) continue;
+            if (c->backends[0] == &npt_matmul_reference) continue;
             all->count++;
         }
         all->pairs += (int64_t)c->backend_count;
@@ -146,4 +147,19 @@ npt_status npt_calibration_measure(npt_exec *exec, const npt_products *products,
     npt_meter_fini(&meter);
     npt_free(all);
     return status;
+}
+
+double npt_calibration_predict(const npt_exec *exec, const npt_products *products)
+{
+    const npt_routes *routes = npt_exec_routes(exec);
+    double seconds = 0;
+    for (size_t i = 0; i < products->count; i++) {
+        const npt_product *p = &products->list[i];
+        const npt_route_kind kind = npt_route_kind_of(&p->desc);
+        const npt_route *route = routes != NULL ? npt_routes_find(routes, &kind) : NULL;
+        if (route == NULL || !(route->gflops > 0)) return 0;
+        seconds += 2e-9 * (double)p->per_step * (double)p->desc.m * (double)p->desc.n *
+                   (double)p->desc.k / route->gflops;
+    }
+    return seconds;
 }

@@ -4,6 +4,7 @@
 #include "npt_test.h"
 #include "unit/temp_dir.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 
@@ -558,17 +559,24 @@ static void measured(void **state)
     products.list[0].desc.m = 4;
     products.list[0].desc.n = products.list[0].desc.k = 128;
     products.list[1] = products.list[0];
-    products.list[1].desc.w = NPT_NF4; /* one backend takes it: nothing to choose */
+    products.list[1].desc.w = NPT_NF4; /* one backend takes it: a rate, and nothing to choose */
     assert_int_equal(npt_calibration_measure(exec, &products, 0.01, routes), NPT_OK);
     const npt_route_kind kind = npt_route_kind_of(&products.list[0].desc);
-    const npt_route *route = npt_routes_find(routes, &kind);
-    if (npt_exec_backend_count(exec) > 2) {
-        assert_int_equal(routes->count, 1);
-        assert_non_null(route);
+    const npt_route_kind other = npt_route_kind_of(&products.list[1].desc);
+    const npt_route *route = npt_routes_find(routes, &kind),
+                    *only = npt_routes_find(routes, &other);
+    for (size_t i = 0; i < routes->count; i++) {
+        const npt_route *r = &routes->list[i];
+        assert_true(r->gflops > 0 && r->gflops >= r->gflops_before);
+    }
+    assert_true(npt_calibration_predict(exec, &products) == 0); /* not in use yet */
+    assert_int_equal(npt_exec_use_routes(exec, routes), NPT_OK);
+    if (npt_exec_backend_count(exec) > 2 && only != NULL) {
         assert_string_equal(route->before, npt_exec_backend(exec, 0)->name);
-        assert_true(route->gflops > 0 && route->gflops >= route->gflops_before);
-    } else {
-        assert_int_equal(routes->count, 0);
+        assert_string_equal(only->backend, only->before);
+        const double flops = 2 * 4.0 * 128 * 128 * 2, rate = 1e9; /* each of them twice */
+        const double predicted = flops / route->gflops / rate + flops / only->gflops / rate;
+        assert_true(fabs(npt_calibration_predict(exec, &products) / predicted - 1) < 1e-9);
     }
     npt_exec_destroy(exec);
     free(routes);
@@ -588,7 +596,7 @@ int main(void)
         NPT_CASE("a route to who refuses, or is not here, is none", who_refuses),
         NPT_CASE("the routes used are those recorded, and the casts stay", used_is_recorded),
         NPT_CASE("routes that name the same backends give the same bits", same_backend_same_bits),
-        NPT_CASE("a kind that several backends accept is measured", measured),
+        NPT_CASE("kinds are measured, and what they take is predicted", measured),
     };
     return npt_test_run("calibration", cases, NPT_COUNT(cases));
 }
