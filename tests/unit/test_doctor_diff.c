@@ -62,7 +62,7 @@ static char *probe(const setting *s, const char *name)
     npt_train_options_init(&options, NPT_RECIPE_PRETRAIN);
     options.model_name = model;
     options.precision = s->precision;
-    options.compute = (npt_compute_options){s->backend, 1};
+    options.compute = (npt_compute_options){.backend = s->backend, .threads = 1};
     options.data = (npt_data_options){.dataset_name = data, .max_length = 20};
     options.batch_size = 3;
     options.adapter_rank = 4;
