@@ -118,7 +118,8 @@ static void write_curves(FILE *file, const json_t *root)
         char title[2 * NPT_BENCH_NAME];
         const json_t *row = json_array_get(list, i);
         if (!first_of_series(list, i)) continue;
-        snprintf(title, sizeof title, "%s, %s", text_at(row, "recipe"), text_at(row, "backend"));
+        snprintf(title, sizeof title, "%s, %s%s", text_at(row, "recipe"), text_at(row, "backend"),
+                 json_is_true(json_object_get(row, "expanded")) ? "*" : "");
         fprintf(file, "%s$series%zu with points title ", separator, i);
         write_quoted(file, title);
     }
