@@ -61,7 +61,7 @@ typedef struct child {
     npt_trainer trainer;
     npt_train_report report;
     npt_tally tally;
-    double plan_s, open_s, load_s, first_step_s;
+    double plan_s, open_s, load_s, first_step_s, last_step_s;
 } child;
 
 static void no_log(void *context, npt_log_level level, const char *line)
@@ -78,7 +78,7 @@ static npt_status one_step(child *c, double *seconds)
     npt_exec_tally(c->trainer.setup.exec, &c->tally);
     const double begun = npt_seconds_now();
     NPT_TRY(npt_trainer_step(&c->trainer, &result));
-    *seconds = npt_seconds_now() - begun;
+    *seconds = c->last_step_s = npt_seconds_now() - begun;
     if (result.skipped)
         return npt_fail(NPT_E_NUMERIC, "a step was skipped, values are not finite: it is no "
                                        "measure of others");
@@ -189,11 +189,12 @@ static npt_status make_report(child *c, json_t **report)
     double matmul = 0, alone = 0;
     for (size_t i = 0; i < c->tally.count; i++) matmul += c->tally.rows[i].seconds;
     json_t *products = products_json(&c->tally);
-    *report = json_pack("{s:i, s:I, s:o, s:{s:f, s:f, s:f, s:f}, s:f, s:I, s:o}", "threads",
+    *report = json_pack("{s:i, s:I, s:o, s:{s:f, s:f, s:f, s:f}, s:f, s:f, s:I, s:o}", "threads",
                         npt_exec_threads(exec), "peak_bytes", (json_int_t)peak_bytes(), "bytes",
                         bytes_json(c), "start", "plan_s", c->plan_s, "open_s", c->open_s, "load_s",
                         c->load_s, "first_step_s", c->first_step_s, "matmul_s", matmul,
-                        "products_dropped", (json_int_t)c->tally.dropped, "products", products);
+                        "matmul_share", matmul / c->last_step_s, "products_dropped",
+                        (json_int_t)c->tally.dropped, "products", products);
     if (*report == NULL) return npt_fail(NPT_E_NOMEM, "out of memory while reporting");
     if (c->trial->alone_seconds > 0) {
         npt_exec_tally(c->trainer.setup.exec, NULL);
