@@ -58,7 +58,7 @@ holds 'the three recipes, end to end and layerwise' \
 holds 'a step has seconds, tokens a second, its peak, its products and their sum' \
     "all(timing(s['seconds']) and timing(s['tokens_per_second']) and s['peak_bytes'] > 1 << 20 and
      s['products'] and s['products_dropped'] == 0 and s['matmul_alone_s'] > 0 and
-     s['step_over_matmul'] > 0 and 0 < s['matmul_s'] for s in d['step'])"
+     s['step_over_matmul'] > 0 and 0 < s['matmul_share'] <= 1 for s in d['step'])"
 holds 'tokens a second are rows, tokens and seconds' \
     "all(abs(s['rows_per_step'] * s['row_tokens'] / s['seconds']['median'] /
      s['tokens_per_second']['median'] - 1) < 1e-3 for s in d['step'])"
