@@ -8,11 +8,15 @@
  *
  * Limit: two 512-bit ports. 32 values of F32 take some 33 instructions, of F16 17, of NF4 10. */
 
-enum { MAX_PIECES = 3, NF4_BLOCK = 64 };
+enum {
+    MAX_PIECES = 3,
+    NF4_BLOCK = 64,
+    NF4_ODD = NPT_DTYPE_COUNT /* in place of NPT_NF4 where blocks straddle rows: value by value */
+};
 
 /* Of 16 dtype values: where piece p of each lies in the upper half of word 16·p …; the rest of F32
  * words is of no use. */
-INLINE void split(const npt_dtype dtype, __m512 x, __m512i piece[MAX_PIECES])
+INLINE void split(const int dtype, __m512 x, __m512i piece[MAX_PIECES])
 {
     const __m512i upper = _mm512_set1_epi32((int)0xffff0000u), half = _mm512_set1_epi32(0x8000);
     const int last = pieces_of(dtype) - 1;
@@ -32,7 +36,7 @@ INLINE __m512i join(__m512i even, __m512i odd)
     return _mm512_mask_mov_epi16(_mm512_srli_epi32(even, 16), 0xaaaaaaaau, odd);
 }
 
-INLINE void split_pairs(const npt_dtype dtype, __m512 even, __m512 odd, __m512i pair[MAX_PIECES])
+INLINE void split_pairs(const int dtype, __m512 even, __m512 odd, __m512i pair[MAX_PIECES])
 {
     __m512i x[MAX_PIECES], y[MAX_PIECES];
     split(dtype, even, x);
@@ -46,9 +50,24 @@ INLINE __mmask32 first_bits(int64_t count)
     return count >= 32 ? 0xffffffffu : count <= 0 ? 0 : (1u << count) - 1;
 }
 
-/* 16 values of F32 or F16 from `index`, zeros after `count`. */
-INLINE __m512 load_values(const npt_dtype dtype, const void *data, int64_t index, int64_t count)
+INLINE __m512 load_nf4_odd(const npt_native_operand *src, int64_t index, int64_t count)
 {
+    const uint8_t *packed = src->data;
+    float value[LANES] = {0};
+    for (int64_t i = 0; i < LANES && i < count; i++, index++) {
+        const unsigned byte = packed[index / 2];
+        const float level = src->levels[index % 2 == 0 ? byte >> 4 : byte & 15u];
+        value[i] = level * src->absmax[index / NF4_BLOCK];
+    }
+    return _mm512_loadu_ps(value);
+}
+
+/* 16 values of F32, F16 or odd NF4 from `index`, zeros after `count`. */
+INLINE __m512 load_values(const int dtype, const npt_native_operand *from, int64_t index,
+                          int64_t count)
+{
+    const void *data = from->data;
+    if (dtype == NF4_ODD) return load_nf4_odd(from, index, count);
     if (dtype == NPT_F32) {
         const float *src = (const float *)data + index;
         return count >= LANES ? _mm512_loadu_ps(src)
@@ -72,7 +91,7 @@ INLINE void block_levels(const npt_native_operand *src, int64_t index, __m256i w
 }
 
 /* 32 neighbours of one row as 16 pairs. NF4: `table` has the levels twice. */
-INLINE void pairs_along(const npt_dtype dtype, const npt_native_operand *src, int64_t index,
+INLINE void pairs_along(const int dtype, const npt_native_operand *src, int64_t index,
                         int64_t count, const __m512i table[MAX_PIECES], __m512i pair[MAX_PIECES])
 {
     if (dtype == NPT_BF16) {
@@ -91,8 +110,8 @@ INLINE void pairs_along(const npt_dtype dtype, const npt_native_operand *src, in
         const __m512i evens =
             _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
         const __m512i odds = _mm512_add_epi32(evens, _mm512_set1_epi32(1));
-        const __m512 x = load_values(dtype, src->data, index, count);
-        const __m512 y = load_values(dtype, src->data, index + LANES, count - LANES);
+        const __m512 x = load_values(dtype, src, index, count);
+        const __m512 y = load_values(dtype, src, index + LANES, count - LANES);
         split_pairs(dtype, _mm512_permutex2var_ps(x, evens, y), _mm512_permutex2var_ps(x, odds, y),
                     pair);
     }
@@ -112,9 +131,9 @@ INLINE __m512i load_nibbles(const uint8_t *packed)
 
 /* 16 neighbours of each of two rows, one above the other. NF4: `table` has the levels of the upper
  * row, then those of the lower. */
-INLINE void pairs_across(const npt_dtype dtype, const npt_native_operand *src,
-                         const int64_t index[2], const int64_t count[2],
-                         const __m512i table[MAX_PIECES], __m512i pair[MAX_PIECES])
+INLINE void pairs_across(const int dtype, const npt_native_operand *src, const int64_t index[2],
+                         const int64_t count[2], const __m512i table[MAX_PIECES],
+                         __m512i pair[MAX_PIECES])
 {
     if (dtype == NPT_BF16) {
         __m512i x[2];
@@ -134,16 +153,16 @@ INLINE void pairs_across(const npt_dtype dtype, const npt_native_operand *src,
         UNROLLED
         for (int p = 0; p < MAX_PIECES; p++) pair[p] = _mm512_permutexvar_epi16(nibble, table[p]);
     } else {
-        split_pairs(dtype, load_values(dtype, src->data, index[0], count[0]),
-                    load_values(dtype, src->data, index[1], count[1]), pair);
+        split_pairs(dtype, load_values(dtype, src, index[0], count[0]),
+                    load_values(dtype, src, index[1], count[1]), pair);
     }
 }
 
 /* ---- Rows ----------------------------------------------------------------------------------- */
 
 /* [32 k][piece][16 rows][16 rows of these][32 k]: `height` rows in all. */
-INLINE void pack_row(const npt_dtype dtype, const npt_native_operand *src, int64_t index,
-                     int64_t depth, uint16_t *dst, int64_t height)
+INLINE void pack_row(const int dtype, const npt_native_operand *src, int64_t index, int64_t depth,
+                     uint16_t *dst, int64_t height)
 {
     const int pieces = pieces_of(dtype);
     __m512i table[MAX_PIECES] = {0}, pair[MAX_PIECES];
@@ -160,7 +179,7 @@ INLINE void pack_row(const npt_dtype dtype, const npt_native_operand *src, int64
     }
 }
 
-INLINE void pack_rows_of(const npt_dtype dtype, const npt_native_packing *packing, int64_t from,
+INLINE void pack_rows_of(const int dtype, const npt_native_packing *packing, int64_t from,
                          int64_t to)
 {
     const npt_native_operand *src = packing->src;
@@ -184,7 +203,12 @@ static void pack_rows(const npt_native_packing *packing, int64_t from, int64_t t
     switch (packing->src->dtype) {
     case NPT_F32: pack_rows_of(NPT_F32, packing, from, to); break;
     case NPT_F16: pack_rows_of(NPT_F16, packing, from, to); break;
-    case NPT_NF4: pack_rows_of(NPT_NF4, packing, from, to); break;
+    case NPT_NF4:
+        if (packing->src->depth % NF4_BLOCK == 0)
+            pack_rows_of(NPT_NF4, packing, from, to);
+        else
+            pack_rows_of(NF4_ODD, packing, from, to);
+        break;
     default: pack_rows_of(NPT_BF16, packing, from, to);
     }
 }
@@ -234,7 +258,7 @@ static inline void turn(__m512i v[16])
 }
 
 /* k inside: 16 vectors × 32 k are 16 × 16 pairs; turned, they are a tile. */
-INLINE void pack_turned_of(const npt_dtype dtype, const npt_native_packing *packing)
+INLINE void pack_turned_of(const int dtype, const npt_native_packing *packing)
 {
     const npt_native_operand *src = packing->src;
     const int pieces = pieces_of(dtype);
@@ -283,7 +307,7 @@ INLINE void two_tables(const npt_native_operand *src, const int64_t index[2], bo
 
 /* k outside: lanes … to end-1 of rows k and k + 1 of the matrix, woven. Beyond the packing's depth
  * are zeros. */
-INLINE void pack_two_rows(const npt_dtype dtype, const npt_native_packing *packing, int64_t k,
+INLINE void pack_two_rows(const int dtype, const npt_native_packing *packing, int64_t k,
                           int64_t lane, int64_t end)
 {
     const npt_native_operand *src = packing->src;
@@ -310,7 +334,7 @@ INLINE void pack_two_rows(const npt_dtype dtype, const npt_native_packing *packi
     }
 }
 
-INLINE void pack_woven_of(const npt_dtype dtype, const npt_native_packing *packing, int64_t from,
+INLINE void pack_woven_of(const int dtype, const npt_native_packing *packing, int64_t from,
                           int64_t to)
 {
     enum { SOME = NPT_NATIVE_UNIT_LANES };
@@ -330,7 +354,12 @@ static void pack_lanes(const npt_native_packing *packing, int64_t from, int64_t 
     switch (packing->src->dtype) {
     case NPT_F32: pack_woven_of(NPT_F32, packing, from, to); break;
     case NPT_F16: pack_woven_of(NPT_F16, packing, from, to); break;
-    case NPT_NF4: pack_woven_of(NPT_NF4, packing, from, to); break;
+    case NPT_NF4:
+        if (packing->src->count % NF4_BLOCK == 0)
+            pack_woven_of(NPT_NF4, packing, from, to);
+        else
+            pack_woven_of(NF4_ODD, packing, from, to);
+        break;
     default: pack_woven_of(NPT_BF16, packing, from, to);
     }
 }

@@ -184,9 +184,9 @@ static int64_t rows_wanted(const npt_matmul_desc *desc)
     if (desc->trans_w && desc->m <= NPT_NATIVE_DOT_TOKENS) return NPT_NATIVE_DOT_TOKENS + 1;
     if (desc->a != NPT_F32) return 0;
     switch (desc->w) {
+    case NPT_NF4: /* faster from 9 and 32 on, but its bits are to be those of decoded weights */
     case NPT_F32: return desc->trans_w ? 48 : 64;
     case NPT_F16: return desc->trans_w ? 24 : 32;
-    case NPT_NF4: return desc->trans_w ? 0 : 32;
     default: return 0;
     }
 }
@@ -203,8 +203,6 @@ static const char *amx_refuse(const npt_matmul_desc *desc, npt_matmul_precision 
     if (desc->n < least || desc->k < least) return "n or k is below 128";
     if (desc->n < WORTHWHILE && desc->n < desc->m) return "A is streamed";
     if (desc->m < rows_wanted(desc) && !anyway) return "faster for so few rows";
-    if (desc->w == NPT_NF4 && (desc->trans_w ? desc->k : desc->n) % 64 != 0)
-        return "blocks of NF4 straddle rows";
     return NULL;
 }
 
