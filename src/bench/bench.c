@@ -31,10 +31,11 @@ static json_t *machine_json(const npt_exec *exec)
         if (backend->library != NULL)
             json_object_set_new(libraries, backend->name, json_string(backend->library(text)));
     }
-    return json_pack("{s:s, s:s, s:i, s:i, s:o, s:s}", "cpu", cpu->brand, "level",
+    return json_pack("{s:s, s:s, s:i, s:i, s:s, s:o, s:s}", "cpu", cpu->brand, "level",
                      npt_cpu_level_name(cpu->level), "features", (int)cpu->features, "threads",
-                     npt_exec_threads(exec), "libraries", libraries, "calibration",
-                     npt_calibration_label(exec, label));
+                     npt_exec_threads(exec), "clock",
+                     npt_exec_threads(exec) > 1 ? "monotonic" : "processor", "libraries", libraries,
+                     "calibration", npt_calibration_label(exec, label));
 }
 
 static json_t *root_json(const npt_bench_request *request)

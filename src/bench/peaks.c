@@ -28,24 +28,23 @@ static void peak_task(void *context, int64_t index, int worker)
     job->results[index] = job->peak.run(job->data, job->rounds);
 }
 
-static double run_peak(npt_threads *threads, peak_job *job)
+static double run_peak(npt_exec *exec, peak_job *job)
 {
-    const double begun = npt_seconds_now();
-    npt_threads_run(threads, peak_task, job, npt_threads_count(threads));
-    return npt_seconds_now() - begun;
+    const double begun = npt_meter_now(exec);
+    npt_threads_run(npt_exec_run(exec)->threads, peak_task, job, npt_exec_threads(exec));
+    return npt_meter_now(exec) - begun;
 }
 
 /* Rounds that take about `seconds` each. */
-static void size_job(npt_threads *threads, peak_job *job, double seconds)
+static void size_job(npt_exec *exec, peak_job *job, double seconds)
 {
     job->rounds = 1000;
-    while (job->rounds < (int64_t)1 << 40 && run_peak(threads, job) < seconds) job->rounds *= 2;
+    while (job->rounds < (int64_t)1 << 40 && run_peak(exec, job) < seconds) job->rounds *= 2;
 }
 
 static npt_status measure_peaks(npt_exec *exec, double seconds, const uint16_t *data, json_t *list)
 {
     const int threads = npt_exec_threads(exec);
-    npt_threads *pool = npt_exec_run(exec)->threads;
     npt_peak peaks[NPT_MAX_PEAKS];
     peak_job jobs[NPT_MAX_PEAKS];
     double samples[NPT_MAX_PEAKS][TURNS];
@@ -54,10 +53,10 @@ static npt_status measure_peaks(npt_exec *exec, double seconds, const uint16_t *
     if (results == NULL) return NPT_E_NOMEM;
     for (size_t i = 0; i < count; i++) {
         jobs[i] = (peak_job){.peak = peaks[i], .data = data, .results = results};
-        size_job(pool, &jobs[i], seconds / TURNS);
+        size_job(exec, &jobs[i], seconds / TURNS);
     }
     for (int turn = 0; turn < TURNS; turn++)
-        for (size_t i = 0; i < count; i++) samples[i][turn] = run_peak(pool, &jobs[i]);
+        for (size_t i = 0; i < count; i++) samples[i][turn] = run_peak(exec, &jobs[i]);
     for (size_t i = 0; i < count; i++) {
         const npt_timing timing = npt_timing_of(samples[i], TURNS);
         const double work = peaks[i].flops * (double)jobs[i].rounds * threads;
@@ -101,9 +100,9 @@ static npt_status measure_read(npt_exec *exec, const npt_bench_request *request,
     npt_threads_run(pool, read_task, &job, READ_SLICES);
     for (const double begun = npt_seconds_now();
          count < 3 || (count < MAX_RUNS && npt_seconds_now() - begun < request->seconds);) {
-        const double start = npt_seconds_now();
+        const double start = npt_meter_now(exec);
         npt_threads_run(pool, read_task, &job, READ_SLICES);
-        samples[count++] = npt_seconds_now() - start;
+        samples[count++] = npt_meter_now(exec) - start;
     }
     npt_free(data);
     const npt_timing timing = npt_timing_of(samples, count);

@@ -160,8 +160,9 @@ static void copy_key(json_t *to, const json_t *from, const char *key)
 
 static void add_step_row(steps *s, entry *e)
 {
-    static const char *const keys[] = {"threads",        "peak_bytes", "matmul_s", "matmul_share",
-                                       "matmul_alone_s", "products",   "products_dropped"};
+    static const char *const keys[] = {"threads",         "peak_bytes",     "matmul_s",
+                                       "matmul_share",    "matmul_alone_s", "products",
+                                       "products_dropped"};
     const npt_timing timing = npt_timing_of(e->seconds, e->count);
     json_t *row = head_json(s, e);
     const double alone = json_number_value(json_object_get(e->report, "matmul_alone_s"));

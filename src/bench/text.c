@@ -46,6 +46,8 @@ static void print_machine(FILE *out, const json_t *root)
     fprintf(out, "npt %s, %s, %s, %" PRId64 " threads, calibration %s, %s\n",
             text_at(root, "npt_version"), text_at(machine, "cpu"), text_at(machine, "level"),
             number_at(machine, "threads"), text_at(machine, "calibration"), text_at(root, "when"));
+    if (strcmp(text_at(machine, "clock"), "processor") == 0)
+        fputs("one thread: matmuls and peaks in processor time\n", out);
     json_object_foreach(json_object_get(machine, "libraries"), name, version)
         fprintf(out, "%s: %.80s\n", name, json_string_value(version));
 }

@@ -23,8 +23,8 @@ npt_status npt_bench_trial_start(npt_bench_trial *trial);
 /* One optimizer step. */
 npt_status npt_bench_trial_step(npt_bench_trial *trial, double *seconds);
 /* Ends it with its report: "peak_bytes", "bytes" by category, "start" (seconds until ready), and of
- * the last step "products", "matmul_s" (in the step), "matmul_share" of it, and "matmul_alone_s" (the same products,
- * measured by themselves). */
+ * the last step "products", "matmul_s" (in the step), "matmul_share" of it, and "matmul_alone_s"
+ * (the same products, measured by themselves). */
 npt_status npt_bench_trial_finish(npt_bench_trial *trial, json_t **report);
 /* Ends a process that is still there; harmless otherwise. */
 void npt_bench_trial_abandon(npt_bench_trial *trial);

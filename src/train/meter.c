@@ -25,6 +25,14 @@ double npt_seconds_now(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+double npt_meter_now(const npt_exec *exec)
+{
+    struct timespec now;
+    if (npt_exec_threads(exec) > 1) return npt_seconds_now();
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
 static int compare_doubles(const void *x, const void *y)
 {
     const double a = *(const double *)x, b = *(const double *)y;
@@ -179,9 +187,9 @@ static npt_status run_once(turn *t, const npt_meter_side *by, double *seconds)
                                   .absmax = m->absmax,
                                   .levels = npt_nf4_levels,
                                   .c = m->c};
-    const double begun = npt_seconds_now();
+    const double begun = npt_meter_now(by->exec);
     NPT_TRY(npt_matmul_by(by->exec, by->backend, d, &args));
-    *seconds = npt_seconds_now() - begun;
+    *seconds = npt_meter_now(by->exec) - begun;
     return NPT_OK;
 }
 

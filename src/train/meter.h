@@ -15,6 +15,9 @@ typedef struct npt_timing {
 npt_timing npt_timing_of(double *seconds, int count);
 /* Monotonic. */
 double npt_seconds_now(void);
+/* The clock that products are measured with: that of the processor where there is one thread, which
+ * other work on the machine disturbs less; monotonic otherwise. */
+double npt_meter_now(const npt_exec *exec);
 
 /* One that takes part in a measurement. */
 typedef struct npt_meter_side {
