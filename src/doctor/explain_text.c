@@ -221,8 +221,8 @@ static const char prefixes[] =
 /* No word of a sentence is longer, and patterns would try every place of it. */
 enum { LONGEST_WORD = 512 };
 
-/* Appends the line without its prefix, blanks folded, words cut, and a line break; nothing where nothing is
- * left, or only the marks that point at a column. */
+/* Appends the line without its prefix, blanks folded, words cut, and a line break; nothing where
+ * nothing is left, or only the marks that point at a column. */
 static char *put_line(const char *line, size_t length, npt_explain_pattern *prefix, char *out)
 {
     npt_explain_match match;
