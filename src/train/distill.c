@@ -53,11 +53,12 @@ npt_status npt_distiller_init(npt_distiller *d, npt_exec *exec, const npt_model 
     d->teacher_sites = npt_sites_for(policy, &model->config, NULL);
     d->student_sites = npt_sites_for(policy, &model->config, adapters);
     d->step = npt_arena_create("step");
+    d->boundaries = npt_arena_create("boundaries");
     d->states = npt_alloc(layers, sizeof *d->states);
     d->teacher_h = npt_alloc(layers, sizeof *d->teacher_h);
     d->student_h = npt_alloc(layers, sizeof *d->student_h);
-    if (d->teacher_sites && d->student_sites && d->step && d->states && d->teacher_h &&
-        d->student_h) {
+    if (d->teacher_sites && d->student_sites && d->step && d->boundaries && d->states &&
+        d->teacher_h && d->student_h) {
         npt_adapters_round(adapters, d->student_sites);
         return NPT_OK;
     }
@@ -70,6 +71,7 @@ void npt_distiller_fini(npt_distiller *d)
     npt_sites_destroy(d->teacher_sites);
     npt_sites_destroy(d->student_sites);
     npt_arena_destroy(d->step);
+    npt_arena_destroy(d->boundaries);
     npt_free(d->states);
     npt_free(d->teacher_h);
     npt_free(d->student_h);
@@ -309,10 +311,9 @@ static npt_status check_sites(npt_distiller *d, const npt_sites *sites)
     return NPT_OK;
 }
 
-npt_status npt_distiller_run(npt_distiller *d, const npt_distill_request *request,
-                             npt_distill_sums *sums)
+static void begin(distill_run *run, npt_distiller *d, const npt_distill_request *request,
+                  npt_distill_sums *sums)
 {
-    NPT_TRY(prepare(d, request->batch));
     npt_env env = {.exec = d->exec,
                    .model = d->model,
                    .policy = d->policy,
@@ -324,11 +325,163 @@ npt_status npt_distiller_run(npt_distiller *d, const npt_distill_request *reques
                    .strict = d->strict,
                    .observer = d->observer,
                    .fault = is_damaged(d, request->step) ? &d->fault : NULL};
-    distill_run run = {.d = d, .request = request, .sums = sums, .teacher = env, .student = env};
-    run.student.sites = d->student_sites;
-    run.student.student = true;
+    *run = (distill_run){.d = d, .request = request, .sums = sums, .teacher = env, .student = env};
+    run->student.sites = d->student_sites;
+    run->student.student = true;
     disturb(d, request->step);
+}
+
+npt_status npt_distiller_run(npt_distiller *d, const npt_distill_request *request,
+                             npt_distill_sums *sums)
+{
+    distill_run run;
+    NPT_TRY(prepare(d, request->batch));
+    begin(&run, d, request, sums);
     NPT_TRY(run_blocks(&run));
     NPT_TRY(check_sites(d, d->teacher_sites));
     return check_sites(d, d->student_sites);
+}
+
+/* ---- A streamed pass ---- */
+
+/* What a micro-batch has between two blocks. */
+typedef struct passenger {
+    npt_mat h;                                /* the teacher's, after the block that was last */
+    double *layer_distance, *layer_regularizer; /* [layers] */
+} passenger;
+
+typedef struct streamed_pass {
+    npt_distiller *d;
+    npt_model *model;
+    const npt_distill_pass *pass;
+    passenger *passengers;
+    double *parts; /* of the sums: [batches × 2 × layers] */
+} streamed_pass;
+
+static npt_status open_pass(streamed_pass *p, npt_distiller *d, npt_model *model,
+                            const npt_distill_pass *pass)
+{
+    const size_t layers = (size_t)model->config.layers, batches = (size_t)pass->batches;
+    *p = (streamed_pass){.d = d, .model = model, .pass = pass};
+    p->passengers = npt_alloc(batches, sizeof *p->passengers);
+    p->parts = npt_alloc(batches * 2 * layers, sizeof *p->parts);
+    if (p->passengers == NULL || p->parts == NULL) return NPT_E_NOMEM;
+    for (size_t i = 0; i < batches; i++) {
+        p->passengers[i].layer_distance = p->parts + 2 * i * layers;
+        p->passengers[i].layer_regularizer = p->parts + (2 * i + 1) * layers;
+    }
+    npt_arena_reset(d->boundaries);
+    return npt_model_rewind_blocks(model);
+}
+
+static bool is_stopped(const npt_distill_pass *pass)
+{
+    return pass->stop != NULL && pass->stop() != 0;
+}
+
+/* The embedding of a batch; its rows come from the file, since a mapping of the table would grow
+ * with every new token. */
+static npt_status board(streamed_pass *p, distill_run *run, passenger *rider)
+{
+    npt_distiller *d = p->d;
+    const npt_batch *batch = run->request->batch;
+    const npt_dtype dtype = npt_model_embedding_dtype(p->model);
+    const int64_t hidden = p->model->config.hidden;
+    int32_t *order = npt_arena_alloc(d->step, NPT_MEM_SCRATCH, (size_t)batch->tokens, sizeof *order);
+    void *rows = npt_arena_alloc(d->step, NPT_MEM_SCRATCH, (size_t)(batch->tokens * hidden),
+                                 npt_dtype_bytes(dtype));
+    if (order == NULL || rows == NULL) return NPT_E_NOMEM;
+    NPT_TRY(npt_model_read_embedding(p->model, batch->ids, batch->tokens, rows));
+    for (int64_t i = 0; i < batch->tokens; i++) order[i] = (int32_t)i;
+    npt_model table = *p->model;
+    npt_batch looked_up = *batch;
+    npt_env env = run->teacher;
+    npt_mat h;
+    table.embed = (npt_in){rows, dtype};
+    looked_up.ids = order;
+    env.model = &table;
+    env.batch = &looked_up;
+    NPT_TRY(npt_embed(&env, &h));
+    rider->h = h;
+    rider->h.data = npt_arena_alloc(d->boundaries, NPT_MEM_ACTIVATIONS, (size_t)(h.rows * h.cols),
+                                    npt_dtype_bytes(h.dtype));
+    if (rider->h.data == NULL) return NPT_E_NOMEM;
+    memcpy(rider->h.data, h.data, (size_t)(h.rows * h.cols) * npt_dtype_bytes(h.dtype));
+    return NPT_OK;
+}
+
+/* One block and one micro-batch: what run_blocks() does where every block begins a segment. */
+static npt_status ride(distill_run *run, int layer, passenger *rider)
+{
+    npt_distiller *d = run->d;
+    npt_mat a;
+    NPT_TRY(npt_block_attention(&run->teacher, layer, rider->h, NULL, &a));
+    NPT_TRY(npt_block_mlp(&run->teacher, NULL, layer, rider->h, a, NULL, &d->teacher_h[layer]));
+    if (d->adapters->active[layer]) {
+        NPT_TRY(student_block(run, layer, true, rider->h, a));
+        if (run->request->backward) NPT_TRY(segment_backward(run, layer, layer));
+    }
+    const npt_mat h = d->teacher_h[layer];
+    memcpy(rider->h.data, h.data, (size_t)(h.rows * h.cols) * npt_dtype_bytes(h.dtype));
+    return NPT_OK;
+}
+
+/* Every micro-batch through one block; layer -1 is the embedding. */
+static npt_status ride_all(streamed_pass *p, int layer)
+{
+    for (int64_t i = 0; i < p->pass->batches && !is_stopped(p->pass); i++) {
+        passenger *rider = &p->passengers[i];
+        npt_distill_sums parts = {.layer_distance = rider->layer_distance,
+                                  .layer_regularizer = rider->layer_regularizer};
+        npt_distill_request request = p->pass->request;
+        distill_run run;
+        npt_batch batch;
+        NPT_TRY(p->pass->batch(p->pass->context, i, &batch));
+        request.batch = &batch;
+        NPT_TRY(prepare(p->d, &batch));
+        begin(&run, p->d, &request, &parts);
+        NPT_TRY(layer < 0 ? board(p, &run, rider) : ride(&run, layer, rider));
+    }
+    return NPT_OK;
+}
+
+static npt_status ride_through(streamed_pass *p)
+{
+    NPT_TRY(ride_all(p, -1));
+    for (int layer = 0; layer < p->model->config.layers && !is_stopped(p->pass); layer++) {
+        NPT_TRY(npt_model_take_block(p->model, layer));
+        npt_status status = ride_all(p, layer);
+        npt_model_release_block(p->model);
+        NPT_TRY(status);
+    }
+    NPT_TRY(check_sites(p->d, p->d->teacher_sites));
+    return check_sites(p->d, p->d->student_sites);
+}
+
+/* In the order in which one micro-batch after the other adds them. A part that was never added is
+ * 0, and adding it changes nothing. */
+static void add_parts(const streamed_pass *p, npt_distill_sums *sums)
+{
+    for (int64_t i = 0; i < p->pass->batches; i++)
+        for (int layer = 0; layer < p->model->config.layers; layer++) {
+            const double distance = p->passengers[i].layer_distance[layer],
+                         regularizer = p->passengers[i].layer_regularizer[layer];
+            sums->distance += distance;
+            sums->regularizer += regularizer;
+            if (sums->layer_distance != NULL) sums->layer_distance[layer] += distance;
+            if (sums->layer_regularizer != NULL) sums->layer_regularizer[layer] += regularizer;
+        }
+}
+
+npt_status npt_distiller_stream(npt_distiller *d, npt_model *model, const npt_distill_pass *pass,
+                                npt_distill_sums *sums)
+{
+    streamed_pass p;
+    NPT_ASSERT(d->objective.distill == NPT_DISTILL_LAYERWISE && d->model == model);
+    npt_status status = open_pass(&p, d, model, pass);
+    if (status == NPT_OK) status = ride_through(&p);
+    if (status == NPT_OK) add_parts(&p, sums);
+    npt_free(p.passengers);
+    npt_free(p.parts);
+    return status;
 }
