@@ -326,6 +326,7 @@ npt_status npt_doctor_probe(const npt_train_options *options, const npt_doctor_o
     npt_probe probe = {0};
     t.options.dry_run = true; /* no output directory is needed */
     t.options.eval_dataset = NULL;
+    t.options.memory_limit = 0; /* a shadow in F32 beside the run keeps no limit */
     NPT_TRY(npt_train_options_check(&t.options));
     npt_status status = npt_trainer_open(&t);
     if (status == NPT_OK) status = npt_trainer_open_data(&t);

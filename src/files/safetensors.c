@@ -427,9 +427,11 @@ void npt_st_place(npt_st *st, const npt_st_tensor *tensor, const void *data)
 npt_status npt_st_read(const npt_st *st, const npt_st_tensor *tensor, uint64_t offset, void *dst,
                        size_t bytes)
 {
+    const shard *file = shard_of(st, tensor);
+    const off_t at = (off_t)(tensor->begin + offset);
     NPT_ASSERT(bytes <= tensor->bytes && offset <= tensor->bytes - bytes);
-    npt_status status =
-        read_exactly(shard_of(st, tensor)->fd, dst, bytes, (off_t)(tensor->begin + offset));
+    (void)posix_fadvise(file->fd, at, (off_t)bytes, POSIX_FADV_RANDOM);
+    npt_status status = read_exactly(file->fd, dst, bytes, at);
     return status == NPT_OK ? NPT_OK : npt_fail_in(status, "%s", tensor->file);
 }
 

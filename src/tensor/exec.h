@@ -34,6 +34,8 @@ npt_status npt_exec_reserve(npt_exec *exec, int64_t longest, int64_t head_dim, i
 const npt_matmul_backend *npt_exec_choose(npt_exec *exec, const npt_matmul_desc *desc);
 /* Chooses and runs. Scratch grows at the first call of a shape. */
 npt_status npt_matmul(npt_exec *exec, const npt_matmul_desc *desc, const npt_matmul_args *args);
+/* Makes the scratch of a product now. NPT_E_NOMEM. */
+npt_status npt_exec_reserve_matmul(npt_exec *exec, const npt_matmul_desc *desc);
 /* Bytes of scratch held. */
 size_t npt_exec_scratch_bytes(const npt_exec *exec);
 

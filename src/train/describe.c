@@ -157,27 +157,3 @@ double npt_describe_activations(const npt_train_options *o, const npt_policy *po
     double layers = o->distill == NPT_DISTILL_LAYERWISE ? 1 : (double)c->layers;
     return layer * layers * (double)(o->batch_size * o->data.max_length);
 }
-
-npt_status npt_describe_dry_run(const npt_train_options *o, const npt_setup *setup,
-                                const npt_arena *arena, int64_t total_steps)
-{
-    static const npt_memory_tag tags[] = {NPT_MEM_ADAPTERS, NPT_MEM_MASTERS, NPT_MEM_MOMENTS,
-                                          NPT_MEM_GRADIENTS};
-    const double mib = 1024 * 1024;
-    double mapped = 0;
-    for (size_t i = 0; i < npt_st_count(setup->model->st); i++)
-        mapped += (double)npt_st_at(setup->model->st, i)->bytes;
-    npt_log(NPT_LOG_NOTE,
-            "dry run: %" PRId64 " steps of %" PRId64 " x %" PRId64
-            " rows; nothing was read or written",
-            total_steps, o->batch_size, o->gradient_accumulation_steps);
-    npt_log(NPT_LOG_NOTE, "memory: weights in the file %.1f MiB (mapped)", mapped / mib);
-    for (size_t i = 0; i < sizeof tags / sizeof tags[0]; i++)
-        npt_log(NPT_LOG_NOTE, "memory: %s %.1f MiB", npt_memory_tag_name(tags[i]),
-                (double)npt_arena_tag_bytes(arena, tags[i]) / mib);
-    npt_log(NPT_LOG_NOTE,
-            "memory: activations at most %.1f MiB, at %" PRId64 " rows of %" PRId64 " tokens",
-            npt_describe_activations(o, &setup->policy, &setup->model->config) / mib, o->batch_size,
-            o->data.max_length);
-    return NPT_OK;
-}

@@ -11,6 +11,8 @@ libnptcore_la_SOURCES += \
   src/train/data_path.h \
   src/train/describe.c \
   src/train/describe.h \
+  src/train/budget.c \
+  src/train/budget.h \
   src/train/distill.c \
   src/train/distill.h \
   src/train/evaluate.c \
