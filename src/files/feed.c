@@ -71,7 +71,7 @@ struct npt_feed {
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     /* under the mutex */
-    bool quit, busy; /* busy: the reader is in a read */
+    bool quit;
     uint64_t rewinds;
     uint64_t ready, released; /* turns that are read, and that are given back */
     uint64_t next;            /* the turn that npt_feed_take() hands out */
@@ -276,13 +276,11 @@ static bool read_turn(npt_feed *feed)
         while (!feed->quit && feed->rewinds == rewinds && must_wait(feed, p))
             pthread_cond_wait(&feed->changed, &feed->mutex);
         if (feed->quit || feed->rewinds != rewinds) return false;
-        feed->busy = true;
         pthread_mutex_unlock(&feed->mutex);
         const double begun = seconds_now();
         const int error = read_piece(from, p, room + p->at);
         const double took = seconds_now() - begun;
         pthread_mutex_lock(&feed->mutex);
-        feed->busy = false;
         feed->figures.bytes += p->bytes;
         feed->figures.reading += took;
         pthread_cond_broadcast(&feed->changed);
@@ -425,8 +423,7 @@ void npt_feed_rewind(npt_feed *feed)
     if (feed->taken) npt_feed_release(feed);
     pthread_mutex_lock(&feed->mutex);
     if (feed->next % feed->group_count != 0) {
-        feed->rewinds++;
-        while (feed->busy) pthread_cond_wait(&feed->changed, &feed->mutex);
+        feed->rewinds++; /* what the reader is at ends before it begins anew */
         feed->ready = feed->released = feed->next = 0;
         pthread_cond_broadcast(&feed->changed);
     }

@@ -16,7 +16,7 @@
 npt_weight_loader npt_weight_loader_for(npt_model *model, npt_exec *exec, const npt_policy *policy,
                         npt_sites *sites)
 {
-    return (npt_weight_loader){model, exec, policy, sites, model->arena, false, false};
+    return (npt_weight_loader){model, exec, policy, sites, model->arena, false, false, false};
 }
 
 /* ---- One tensor ---- */
@@ -34,8 +34,12 @@ static npt_status load_floats(npt_weight_loader *l, const npt_st_tensor *tensor,
     npt_dtype to = action == NPT_LOAD_ALIGNED
                        ? tensor->dtype
                        : npt_site(l->sites, NPT_SITE_WEIGHT, -1, NPT_FORWARD, tensor->dtype, count);
-    void *copy =
-        npt_arena_alloc(l->arena, NPT_MEM_WEIGHTS, (size_t)count, npt_dtype_bytes(to));
+    /* rounding within the same number of bytes needs no other place */
+    const bool stays = l->own && !l->detached && npt_tensor_is_aligned(tensor) &&
+                       npt_dtype_bytes(to) == npt_dtype_bytes(tensor->dtype);
+    void *copy = stays ? (void *)(uintptr_t)tensor->data
+                       : npt_arena_alloc(l->arena, NPT_MEM_WEIGHTS, (size_t)count,
+                                         npt_dtype_bytes(to));
     if (copy == NULL) return NPT_E_NOMEM;
     if (action == NPT_LOAD_ALIGNED) {
         memcpy(copy, tensor->data, tensor->bytes);

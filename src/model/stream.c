@@ -45,8 +45,17 @@ static npt_status make_feed(npt_model *model, npt_feed **feed)
     return status;
 }
 
-/* Linears that are all converted leave nothing in the buffer that is needed after: then the rest
- * is copied too, and the buffer is free for the next block at once. */
+/* Whether a tensor that is rounded to another dtype can be so in the feed's buffer. */
+static bool fits_its_place(const npt_policy *policy, npt_tensor_kind kind,
+                           const npt_st_tensor *tensor)
+{
+    return npt_tensor_is_aligned(tensor) &&
+           npt_dtype_bytes(npt_tensor_planned(policy, kind, tensor->dtype)) ==
+               npt_dtype_bytes(tensor->dtype);
+}
+
+/* Linears that are all converted to another size leave nothing in the buffer that is needed after:
+ * then the rest is copied too, and the buffer is free for the next block at once. */
 static bool is_detached(const npt_model *model, const npt_policy *policy, const npt_wanted *list,
                         int count)
 {
@@ -56,6 +65,8 @@ static bool is_detached(const npt_model *model, const npt_policy *policy, const 
         const npt_load_action action =
             npt_tensor_action(policy, model->config.quantized, list[i].kind, tensor);
         if (action != NPT_LOAD_CONVERTED && action != NPT_LOAD_QUANTIZED) return false;
+        if (action == NPT_LOAD_CONVERTED && fits_its_place(policy, list[i].kind, tensor))
+            return false;
     }
     return true;
 }
@@ -74,6 +85,7 @@ static size_t copies_of(const npt_model *model, const npt_policy *policy, const 
     case NPT_LOAD_QUANTIZED: bytes += count / 2 + scales; break;
     case NPT_LOAD_STORED: bytes += scales; break;
     case NPT_LOAD_CONVERTED:
+        if (!detached && fits_its_place(policy, wanted->kind, tensor)) break;
         bytes += count * npt_dtype_bytes(npt_tensor_planned(policy, wanted->kind, tensor->dtype));
         break;
     case NPT_LOAD_ALIGNED: bytes += tensor->bytes; break;
@@ -119,6 +131,7 @@ npt_status npt_model_stream(npt_model *model, npt_exec *exec, const npt_policy *
     if (s == NULL) return NPT_E_NOMEM;
     s->loader = npt_weight_loader_for(model, exec, policy, sites);
     s->loader.arena = npt_arena_create("block");
+    s->loader.own = true;
     s->embed = *embed;
     model->stream = s; /* from here on npt_model_close() cleans up */
     if (s->loader.arena == NULL) return NPT_E_NOMEM;
