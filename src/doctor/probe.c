@@ -261,7 +261,7 @@ static double activations_of(const npt_trainer *t, const npt_policy *policy, int
     npt_train_options o = t->options;
     o.batch_size = 1;
     o.data.max_length = tokens;
-    return npt_describe_activations(&o, policy, &t->setup.model->config);
+    return npt_describe_activations(&o, policy, &t->setup.model->config, &t->adapters);
 }
 
 /* A probe that would run out of memory says so before it begins: the shadow keeps activations and

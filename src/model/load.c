@@ -80,6 +80,28 @@ static npt_status load_bias(npt_weight_loader *l, const npt_wanted *wanted, cons
 
 /* ---- NF4 ---- */
 
+/* Blocks of NF4 know nothing of each other: the work is cut between them. */
+enum { QUANTIZED_AT_ONCE = 4096 * NPT_NF4_BLOCK };
+
+typedef struct quantizing {
+    const npt_st_tensor *tensor;
+    size_t count;
+    uint8_t *packed;
+    float *absmax;
+} quantizing;
+
+static void quantize_part(void *context, int64_t index, int worker)
+{
+    const quantizing *q = context;
+    const size_t begin = (size_t)index * QUANTIZED_AT_ONCE,
+                 left = q->count - begin,
+                 count = left < QUANTIZED_AT_ONCE ? left : QUANTIZED_AT_ONCE;
+    (void)worker;
+    npt_nf4_quantize((const char *)q->tensor->data + begin * npt_dtype_bytes(q->tensor->dtype),
+                     q->tensor->dtype, count, q->packed + begin / 2,
+                     q->absmax + begin / NPT_NF4_BLOCK);
+}
+
 static npt_status quantize(npt_weight_loader *l, const npt_st_tensor *tensor, npt_weight *weight)
 {
     size_t count = (size_t)(weight->rows * weight->cols),
@@ -90,7 +112,9 @@ static npt_status quantize(npt_weight_loader *l, const npt_st_tensor *tensor, np
     if (!npt_tensor_is_aligned(tensor))
         return npt_fail(NPT_E_FORMAT, "%s: tensor %s is not aligned; save the checkpoint again",
                         tensor->file, tensor->name);
-    npt_nf4_quantize(tensor->data, tensor->dtype, count, packed, absmax);
+    quantizing q = {tensor, count, packed, absmax};
+    npt_threads_run(npt_exec_run(l->exec)->threads, quantize_part, &q,
+                    (int64_t)((count + QUANTIZED_AT_ONCE - 1) / QUANTIZED_AT_ONCE));
     if (l->model->double_quantization) {
         size_t nested = (blocks + NPT_NF4_NESTED_BLOCK - 1) / NPT_NF4_NESTED_BLOCK;
         float map[256], offset;

@@ -199,14 +199,10 @@ static npt_budget whole_way(const npt_budget *common, const npt_trainer *t,
 {
     npt_budget b = *common;
     const npt_config *c = &t->setup.model->config;
-    const int64_t tokens = t->options.batch_size * t->options.data.max_length;
-    const uint64_t act = npt_dtype_bytes(t->setup.policy.dtype[NPT_ROLE_ACT]);
     b.mapped = needs->pass + embedding_bytes(t->setup.model, true);
     b.copies = needs->copies * (uint64_t)c->layers;
-    b.activations = t->options.distill == NPT_DISTILL_LAYERWISE
-                        ? npt_budget_layerwise(&t->setup.policy, c, &t->adapters, tokens) +
-                              (uint64_t)tokens * (uint64_t)c->hidden * act
-                        : (uint64_t)npt_describe_activations(&t->options, &t->setup.policy, c);
+    b.activations =
+        (uint64_t)npt_describe_activations(&t->options, &t->setup.policy, c, &t->adapters);
     add_up(&b);
     return b;
 }

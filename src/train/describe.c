@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "model/block.h"
+#include "train/budget.h"
 
 static const char *const distill_names[] = {"end-to-end", "layerwise", "mixed"};
 static const char *const loss_names[] = {"normalized", "plain"};
@@ -144,8 +145,9 @@ void npt_describe_log(const npt_setup *setup, const npt_adapters *adapters,
 }
 
 double npt_describe_activations(const npt_train_options *o, const npt_policy *policy,
-                                const npt_config *c)
+                                const npt_config *c, const npt_adapters *adapters)
 {
+    const int64_t tokens = o->batch_size * o->data.max_length;
     double act = (double)npt_dtype_bytes(policy->dtype[NPT_ROLE_ACT]);
     double adapter = (double)npt_dtype_bytes(policy->dtype[NPT_ROLE_ADAPTER]);
     double q_width = (double)(c->heads * c->head_dim),
@@ -154,6 +156,8 @@ double npt_describe_activations(const npt_train_options *o, const npt_policy *po
     double layer =
         act * (6 * (double)c->hidden + 2 * q_width + 2 * kv_width + 2 * (double)c->inter) +
         adapter * (terms * (double)c->inter + o->adapter_rank) + 4 * (double)c->heads;
-    double layers = o->distill == NPT_DISTILL_LAYERWISE ? 1 : (double)c->layers;
-    return layer * layers * (double)(o->batch_size * o->data.max_length);
+    if (o->distill == NPT_DISTILL_LAYERWISE) /* one block, and what it reads */
+        return (double)npt_budget_layerwise(policy, c, adapters, tokens) +
+               act * (double)c->hidden * (double)tokens;
+    return layer * (double)c->layers * (double)tokens;
 }
