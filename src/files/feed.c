@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Turn n (0, 1, 2, …) brings group n modulo their number. Even turns lie at the low end of the
+/* Turn n (0, 1, 2, …) brings the n-th group of a pass, modulo its length. Even turns lie at the low end of the
  * buffer, odd ones at its high end; where the buffer is smaller than two groups their ends overlap
  * in the middle:
  *
@@ -62,6 +62,8 @@ struct npt_feed {
     npt_st *st;
     group *groups;
     size_t group_count;
+    size_t *order; /* of a pass */
+    size_t length;
     source *sources;
     size_t source_count;
     unsigned char *buffer;
@@ -108,11 +110,25 @@ npt_status npt_feed_create(npt_feed **result, npt_st *st, size_t groups)
     feed->st = st;
     feed->group_count = groups;
     feed->groups = npt_alloc(groups, sizeof *feed->groups);
-    if (feed->groups == NULL) {
+    feed->order = npt_alloc(groups, sizeof *feed->order);
+    if (feed->groups == NULL || feed->order == NULL) {
         npt_feed_destroy(feed);
         return NPT_E_NOMEM;
     }
+    for (feed->length = 0; feed->length < groups; feed->length++)
+        feed->order[feed->length] = feed->length;
     *result = feed;
+    return NPT_OK;
+}
+
+npt_status npt_feed_set_order(npt_feed *feed, const size_t *order, size_t count)
+{
+    NPT_ASSERT(!feed->started && count > 0);
+    size_t *own = npt_realloc(feed->order, count, sizeof *own);
+    if (own == NULL) return NPT_E_NOMEM;
+    memcpy(own, order, count * sizeof *own);
+    feed->order = own;
+    feed->length = count;
     return NPT_OK;
 }
 
@@ -198,10 +214,17 @@ size_t npt_feed_most_bytes(const npt_feed *feed)
     return 2 * npt_feed_least_bytes(feed);
 }
 
-uint64_t npt_feed_pass_bytes(const npt_feed *feed)
+uint64_t npt_feed_all_bytes(const npt_feed *feed)
 {
     uint64_t sum = 0;
     for (size_t i = 0; i < feed->group_count; i++) sum += feed->groups[i].bytes;
+    return sum;
+}
+
+uint64_t npt_feed_pass_bytes(const npt_feed *feed)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i < feed->length; i++) sum += feed->groups[feed->order[i]].bytes;
     return sum;
 }
 
@@ -209,7 +232,7 @@ uint64_t npt_feed_pass_bytes(const npt_feed *feed)
 
 static const group *group_of(const npt_feed *feed, uint64_t turn)
 {
-    return &feed->groups[turn % feed->group_count];
+    return &feed->groups[feed->order[turn % feed->length]];
 }
 
 static unsigned char *room_of(const npt_feed *feed, uint64_t turn)
@@ -380,6 +403,7 @@ void npt_feed_destroy(npt_feed *feed)
     pthread_cond_destroy(&feed->changed);
     npt_free(feed->sources);
     npt_free(feed->groups);
+    npt_free(feed->order);
     npt_free(feed);
 }
 
@@ -387,7 +411,7 @@ void npt_feed_destroy(npt_feed *feed)
 
 npt_status npt_feed_take(npt_feed *feed, size_t index)
 {
-    NPT_ASSERT(feed->started && !feed->taken && feed->next % feed->group_count == index);
+    NPT_ASSERT(feed->started && !feed->taken && feed->order[feed->next % feed->length] == index);
     const double begun = seconds_now();
     pthread_mutex_lock(&feed->mutex);
     while (feed->ready <= feed->next && feed->failure == NPT_OK)
@@ -422,7 +446,7 @@ void npt_feed_rewind(npt_feed *feed)
 {
     if (feed->taken) npt_feed_release(feed);
     pthread_mutex_lock(&feed->mutex);
-    if (feed->next % feed->group_count != 0) {
+    if (feed->next % feed->length != 0) {
         feed->rewinds++; /* what the reader is at ends before it begins anew */
         feed->ready = feed->released = feed->next = 0;
         pthread_cond_broadcast(&feed->changed);

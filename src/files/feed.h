@@ -19,13 +19,16 @@ typedef struct npt_feed npt_feed;
 npt_status npt_feed_create(npt_feed **feed, npt_st *st, size_t groups);
 /* Adds a tensor to a group, before npt_feed_start(). */
 npt_status npt_feed_add(npt_feed *feed, size_t group, const npt_st_tensor *tensor);
+/* The order of a pass; without it 0, 1, 2, … groups-1. */
+npt_status npt_feed_set_order(npt_feed *feed, const size_t *order, size_t count);
 /* Buffer of the largest group, and (what the buffer can use at most) of two of them. */
 size_t npt_feed_least_bytes(const npt_feed *feed);
 size_t npt_feed_most_bytes(const npt_feed *feed);
-/* Read in a pass over all groups. */
+/* Of all groups; and read in a pass. */
+uint64_t npt_feed_all_bytes(const npt_feed *feed);
 uint64_t npt_feed_pass_bytes(const npt_feed *feed);
-/* Opens the files, takes a buffer of `bytes` (least … most) from `arena`, and begins to read group
- * 0. NPT_E_IO, NPT_E_NOMEM. */
+/* Opens the files, takes a buffer of `bytes` (least … most) from `arena`, and begins to read the
+ * first. NPT_E_IO, NPT_E_NOMEM. */
 npt_status npt_feed_start(npt_feed *feed, npt_arena *arena, size_t bytes);
 
 /* Waits until the next group is there, which must be this one, and points its tensors to it.
@@ -33,7 +36,7 @@ npt_status npt_feed_start(npt_feed *feed, npt_arena *arena, size_t bytes);
 npt_status npt_feed_take(npt_feed *feed, size_t group);
 /* Ends the use of the group taken. */
 void npt_feed_release(npt_feed *feed);
-/* Where a pass over the groups was left in the middle: the next group is 0 again. */
+/* Where a pass was left in the middle: the next group is its first again. */
 void npt_feed_rewind(npt_feed *feed);
 
 typedef struct npt_feed_figures {

@@ -65,15 +65,21 @@ npt_status npt_model_load(npt_model *model, npt_exec *exec, const npt_policy *po
 typedef struct npt_stream_needs {
     size_t least, most; /* bytes of buffer: for the largest block, and for reading ahead all of it */
     size_t copies;      /* of a block's weights that cannot be used as they are in the file */
-    size_t pass;        /* bytes read in a pass over all blocks */
+    size_t all, pass;   /* bytes of all blocks, and read in a pass */
 } npt_stream_needs;
-npt_status npt_model_stream_needs(npt_model *model, const npt_policy *policy,
+/* `back_to`: as of npt_model_stream(). */
+npt_status npt_model_stream_needs(npt_model *model, const npt_policy *policy, int back_to,
                                   npt_stream_needs *needs);
-/* Instead of npt_model_load(): begins to read block 0, with `buffer` bytes. What is passed stays
- * borrowed until the model is closed. */
+
+typedef struct npt_stream_options {
+    size_t buffer; /* bytes, least … most */
+    int back_to;   /* a pass takes blocks 0 … layers-1, then layers-2 … back_to; layers: not back */
+} npt_stream_options;
+/* Instead of npt_model_load(): begins to read block 0. What is passed stays borrowed until the model
+ * is closed. */
 npt_status npt_model_stream(npt_model *model, npt_exec *exec, const npt_policy *policy,
-                            npt_sites *sites, size_t buffer);
-/* Blocks are taken and released in order, 0 … layers-1, over and over; after a take
+                            npt_sites *sites, const npt_stream_options *options);
+/* Blocks are taken and released in the order of a pass, over and over; after a take
  * model->blocks[layer] is as npt_model_load() would have left it. NPT_E_IO. */
 npt_status npt_model_take_block(npt_model *model, int layer);
 void npt_model_release_block(npt_model *model);

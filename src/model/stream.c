@@ -32,12 +32,26 @@ static npt_status add_block(npt_feed *feed, const npt_st *st, int layer)
     return NPT_OK;
 }
 
-static npt_status make_feed(npt_model *model, npt_feed **feed)
+/* Up through the blocks, and down again as far as backward goes; the highest is read once. */
+static npt_status set_order(npt_feed *feed, int layers, int back_to)
+{
+    size_t count = 0, *order = npt_alloc(2 * (size_t)layers, sizeof *order);
+    if (order == NULL) return NPT_E_NOMEM;
+    for (int layer = 0; layer < layers; layer++) order[count++] = (size_t)layer;
+    for (int layer = layers - 2; layer >= back_to; layer--) order[count++] = (size_t)layer;
+    npt_status status = npt_feed_set_order(feed, order, count);
+    npt_free(order);
+    return status;
+}
+
+static npt_status make_feed(npt_model *model, int back_to, npt_feed **feed)
 {
     npt_feed *made = NULL;
-    npt_status status = npt_feed_create(&made, model->st, (size_t)model->config.layers);
-    for (int layer = 0; status == NPT_OK && layer < model->config.layers; layer++)
+    const int layers = (int)model->config.layers;
+    npt_status status = npt_feed_create(&made, model->st, (size_t)layers);
+    for (int layer = 0; status == NPT_OK && layer < layers; layer++)
         status = add_block(made, model->st, layer);
+    if (status == NPT_OK) status = set_order(made, layers, back_to);
     if (status == NPT_OK)
         *feed = made;
     else
@@ -94,14 +108,15 @@ static size_t copies_of(const npt_model *model, const npt_policy *policy, const 
     return bytes + 2 * ROUNDING;
 }
 
-npt_status npt_model_stream_needs(npt_model *model, const npt_policy *policy,
+npt_status npt_model_stream_needs(npt_model *model, const npt_policy *policy, int back_to,
                                   npt_stream_needs *needs)
 {
     npt_feed *feed;
     *needs = (npt_stream_needs){0};
-    NPT_TRY(make_feed(model, &feed));
+    NPT_TRY(make_feed(model, back_to, &feed));
     needs->least = npt_feed_least_bytes(feed);
     needs->most = npt_feed_most_bytes(feed);
+    needs->all = npt_feed_all_bytes(feed);
     needs->pass = npt_feed_pass_bytes(feed);
     npt_feed_destroy(feed);
     for (int layer = 0; layer < model->config.layers; layer++) {
@@ -116,7 +131,7 @@ npt_status npt_model_stream_needs(npt_model *model, const npt_policy *policy,
 }
 
 npt_status npt_model_stream(npt_model *model, npt_exec *exec, const npt_policy *policy,
-                            npt_sites *sites, size_t buffer)
+                            npt_sites *sites, const npt_stream_options *options)
 {
     npt_wanted outside[NPT_MODEL_TENSORS];
     const npt_st_tensor *embed;
@@ -135,10 +150,10 @@ npt_status npt_model_stream(npt_model *model, npt_exec *exec, const npt_policy *
     s->embed = *embed;
     model->stream = s; /* from here on npt_model_close() cleans up */
     if (s->loader.arena == NULL) return NPT_E_NOMEM;
-    NPT_TRY(npt_model_stream_needs(model, policy, &needs));
+    NPT_TRY(npt_model_stream_needs(model, policy, options->back_to, &needs));
     npt_arena_expect(s->loader.arena, needs.copies);
-    NPT_TRY(make_feed(model, &s->feed));
-    return npt_feed_start(s->feed, model->arena, buffer);
+    NPT_TRY(make_feed(model, options->back_to, &s->feed));
+    return npt_feed_start(s->feed, model->arena, options->buffer);
 }
 
 npt_status npt_model_take_block(npt_model *model, int layer)

@@ -18,42 +18,91 @@
 
 #define MIB ((uint64_t)1 << 20)
 
-/* ---- Activations of a block, layer by layer ---- */
+/* ---- Activations of a block ---- */
 
 static double larger(double a, double b)
 {
     return a > b ? a : b;
 }
 
-/* Follows ride() of distill.c through block.c and adapter_lowrank.c: what is held at the four points
- * where most is. Bytes a token. */
-uint64_t npt_budget_layerwise(const npt_policy *policy, const npt_config *c,
-                              const npt_adapters *adapters, int64_t tokens)
+/* Widths and bytes of one token's values. */
+typedef struct widths {
+    double d, f, r, q, kv, heads, terms;
+    double act, own, operand; /* bytes: H, P, and of a copy as operand (0: none is made) */
+    double normed, qk_norm, state; /* bytes: a normed x; normed heads; what attention keeps */
+    double adapter;           /* bytes: what an adapter keeps */
+} widths;
+
+static widths widths_of(const npt_policy *policy, const npt_config *c, const npt_adapters *adapters)
 {
     const npt_dtype *dtype = policy->dtype;
-    const double act = (double)npt_dtype_bytes(dtype[NPT_ROLE_ACT]),
-                 own = (double)npt_dtype_bytes(dtype[NPT_ROLE_ADAPTER]);
-    const bool cast = dtype[NPT_ROLE_COMPUTE] != dtype[NPT_ROLE_ACT]; /* R4: operands are copies */
-    const double operand = cast ? (double)npt_dtype_bytes(dtype[NPT_ROLE_COMPUTE]) : 0;
-    const double d = (double)c->hidden, f = (double)c->inter, r = adapters->rank,
-                 q = (double)(c->heads * c->head_dim), kv = (double)(c->kv_heads * c->head_dim),
-                 terms = adapters->modulation == NPT_MODULATION_BOTH ? 2 : 1;
-    const double normed = d * (act + operand);
+    const bool cast = dtype[NPT_ROLE_COMPUTE] != dtype[NPT_ROLE_ACT]; /* R4 */
+    widths w = {.d = (double)c->hidden,
+                .f = (double)c->inter,
+                .r = adapters->rank,
+                .q = (double)(c->heads * c->head_dim),
+                .kv = (double)(c->kv_heads * c->head_dim),
+                .heads = (double)c->heads,
+                .terms = adapters->modulation == NPT_MODULATION_BOTH ? 2 : 1,
+                .act = (double)npt_dtype_bytes(dtype[NPT_ROLE_ACT]),
+                .own = (double)npt_dtype_bytes(dtype[NPT_ROLE_ADAPTER])};
+    w.operand = cast ? (double)npt_dtype_bytes(dtype[NPT_ROLE_COMPUTE]) : 0;
+    w.normed = w.d * (w.act + w.operand);
+    w.qk_norm = c->qk_norm ? w.act * (w.q + w.kv) : 0;
+    w.state = w.act * (2 * w.q + 2 * w.kv) + w.qk_norm + 4 * w.heads + w.operand * w.q;
+    w.adapter = (w.own == w.act ? 0 : w.d * w.own) + w.operand * (w.d + w.r) +
+                w.own * (w.r + w.terms * w.f);
+    return w;
+}
+
+/* With the teacher's block first: attention, MLP; then the student's, with or without an attention
+ * of its own. */
+static double forward_bytes(const widths *w, bool through)
+{
     const double attention =
-        act * (d + q + 2 * kv) +
-        larger(normed, act * ((c->qk_norm ? q + kv : 0) + q) + 4 * (double)c->heads + operand * q);
-    const double mlp = larger(normed, act * (f + d) + operand * f);
-    const double teacher = act * (3 * d + 2 * f) + mlp;
-    const double adapter = (own == act ? 0 : d * own) + operand * (d + r) + own * (r + terms * f);
-    const double kept = act * (3 * d + 2 * f) + adapter;
-    const double student = kept + larger(normed, act * (2 * f + d) + operand * f);
-    const double gradients = own * terms * f + operand * (terms * f + d + 2 * r) + 8 * r;
-    const double backward = kept + act * (d + f) + larger(act * 2 * f + operand * d, gradients);
-    const double weights = operand * (r * d + 2 * terms * f * r); /* of the adapter, as operands */
-    return (uint64_t)(larger(larger(attention, teacher), larger(student, backward)) *
-                          (double)tokens +
-                      weights) +
-           MIB / 4;
+        w->act * (w->d + w->q + 2 * w->kv) +
+        larger(w->normed, w->qk_norm + w->act * w->q + 4 * w->heads + w->operand * w->q);
+    const double teacher =
+        w->act * (3 * w->d + 2 * w->f) +
+        larger(w->normed, w->act * (w->f + w->d) + w->operand * w->f);
+    const double student = w->act * (3 * w->d + 2 * w->f) + w->adapter +
+                           (through ? w->act * w->d + w->state : 0) +
+                           larger(w->normed, w->act * (2 * w->f + w->d) + w->operand * w->f);
+    return larger(larger(attention, teacher), student);
+}
+
+/* What an adapter's backward holds until the block's ends. */
+static double adapter_backward_bytes(const widths *w, bool through)
+{
+    const double terms = w->terms * w->f * (w->own + w->operand) + 8 * w->r +
+                         w->operand * (2 * w->r + w->d);
+    return terms + (through ? w->d * w->own + (w->own == w->act ? 0 : w->d * w->act) : 0);
+}
+
+/* Layer by layer, right after forward; else from the block made again, down to its input. */
+static double backward_bytes(const widths *w, bool through)
+{
+    const double sum = w->act < 4 ? 4 * w->d : 0; /* of several products, in F32 */
+    const double made = w->act * (3 * w->d + 2 * w->f) + w->adapter + (through ? w->state : 0);
+    const double swiglu = larger(w->act * w->f + w->operand * w->d, w->act * 2 * w->f);
+    const double mlp = w->act * w->d + sum + 2 * w->operand * w->f;
+    const double qkv = w->act * (w->q + 2 * w->kv + w->d) + w->qk_norm + sum +
+                       w->operand * (w->q + 2 * w->kv);
+    const double attention =
+        w->act * (w->d + w->q) + larger(w->operand * w->d, qkv);
+    return made + w->act * (w->d + (through ? 2 : 1) * w->f) +
+           larger(swiglu, adapter_backward_bytes(w, through) +
+                              (through ? larger(mlp, attention) : 0));
+}
+
+/* Follows pass.c through block.c and adapter_lowrank.c; the tests hold it against the arenas. */
+uint64_t npt_budget_block(const npt_policy *policy, const npt_config *config,
+                          const npt_adapters *adapters, int64_t tokens, bool through)
+{
+    const widths w = widths_of(policy, config, adapters);
+    const double token = larger(forward_bytes(&w, through), backward_bytes(&w, through));
+    const double weights = w.operand * w.r * ((through ? 2 : 1) * w.d + 2 * w.terms * w.f);
+    return (uint64_t)(token * (double)tokens + weights) + MIB / 4;
 }
 
 /* ---- Scratch ---- */
@@ -83,6 +132,9 @@ static npt_status reserve_linear(npt_trainer *t, const npt_wanted *wanted, int64
     desc.trans_w = false;
     desc.n = wanted->shape[1];
     desc.k = wanted->shape[0];
+    NPT_TRY(npt_exec_reserve_matmul(t->setup.exec, &desc));
+    desc.c = NPT_F32; /* a sum of several */
+    desc.accumulate = true;
     return npt_exec_reserve_matmul(t->setup.exec, &desc);
 }
 
@@ -154,6 +206,18 @@ static void count_run_arena(npt_budget *b, const npt_trainer *t)
     b->program = (b->program + 4 * MIB - 1) / (4 * MIB) * (4 * MIB); /* two runs say the same */
 }
 
+static int lowest_active(const npt_trainer *t)
+{
+    int layer = 0;
+    while (layer < t->adapters.layers && !t->adapters.active[layer]) layer++;
+    return layer;
+}
+
+int npt_budget_back_to(const npt_trainer *t)
+{
+    return t->options.distill == NPT_DISTILL_LAYERWISE ? t->adapters.layers : lowest_active(t);
+}
+
 /* Bytes of the embedding's row; its table as a whole where `table` is set. */
 static uint64_t embedding_bytes(const npt_model *model, bool table)
 {
@@ -174,6 +238,19 @@ static void add_up(npt_budget *b)
     b->total = sum + sum / 100;
 }
 
+/* Boundaries that a micro-batch keeps: the teacher's h; and where gradients flow from block to
+ * block, h of both after each, the student's inputs of its segments, and a gradient. */
+static uint64_t boundaries_of(const npt_trainer *t)
+{
+    const uint64_t blocks = (uint64_t)(t->adapters.layers - lowest_active(t));
+    switch (t->options.distill) {
+    case NPT_DISTILL_LAYERWISE: return 1;
+    case NPT_DISTILL_END_TO_END: return 3 + 2 * blocks;
+    case NPT_DISTILL_MIXED: return 2 + 3 * blocks;
+    }
+    return 0;
+}
+
 static npt_budget streamed_way(const npt_budget *common, const npt_trainer *t,
                                const npt_stream_needs *needs, uint64_t buffer)
 {
@@ -185,10 +262,10 @@ static npt_budget streamed_way(const npt_budget *common, const npt_trainer *t,
     b.buffer = buffer;
     b.copies = needs->copies;
     b.pass = needs->pass;
-    b.boundaries = (uint64_t)t->options.gradient_accumulation_steps * tokens * act *
-                   (uint64_t)c->hidden;
-    b.activations =
-        npt_budget_layerwise(&t->setup.policy, c, &t->adapters, (int64_t)tokens);
+    b.boundaries = (uint64_t)t->options.gradient_accumulation_steps * boundaries_of(t) *
+                   (tokens * (uint64_t)c->hidden * act + 64);
+    b.activations = npt_budget_block(&t->setup.policy, c, &t->adapters, (int64_t)tokens,
+                                     t->options.distill != NPT_DISTILL_LAYERWISE);
     b.reserve += tokens * (embedding_bytes(t->setup.model, false) + 8192);
     add_up(&b);
     return b;
@@ -199,7 +276,7 @@ static npt_budget whole_way(const npt_budget *common, const npt_trainer *t,
 {
     npt_budget b = *common;
     const npt_config *c = &t->setup.model->config;
-    b.mapped = needs->pass + embedding_bytes(t->setup.model, true);
+    b.mapped = needs->all + embedding_bytes(t->setup.model, true);
     b.copies = needs->copies * (uint64_t)c->layers;
     b.activations =
         (uint64_t)npt_describe_activations(&t->options, &t->setup.policy, c, &t->adapters);
@@ -218,27 +295,20 @@ static double decimal(uint64_t bytes, const char **unit)
 static npt_status refuse(const npt_budget *b, const npt_trainer *t)
 {
     const char *unit[4];
-    const double limit = decimal(b->limit, &unit[0]);
-    if (t->options.distill != NPT_DISTILL_LAYERWISE) {
-        const double whole = decimal(b->whole, &unit[1]), streamed = decimal(b->least, &unit[2]);
-        return npt_fail(NPT_E_USAGE,
-                        "--memory_limit %.4g%s: --distill %s keeps the weights and the activations "
-                        "of every block, %.4g %s here; --distill layerwise streams the weights and "
-                        "needs %.4g %s",
-                        limit, unit[0],
-                        t->options.distill == NPT_DISTILL_MIXED ? "mixed" : "end-to-end", whole,
-                        unit[1], streamed, unit[2]);
-    }
-    const double block = decimal(b->buffer + b->copies, &unit[1]),
+    const double limit = decimal(b->limit, &unit[0]),
+                 block = decimal(b->buffer + b->copies, &unit[1]),
                  trained = decimal(b->adapters + b->masters + b->moments + b->gradients, &unit[2]),
                  states = decimal(b->boundaries + b->activations + b->scratch, &unit[3]);
     return npt_fail(NPT_E_USAGE,
                     "--memory_limit %.4g%s is not enough: this run needs --memory_limit %" PRIu64
                     "MB (a block's weights %.4g %s, adapters and optimizer %.4g %s, activations "
                     "%.4g %s); lower --max_length, --batch_size, --gradient_accumulation_steps or "
-                    "--adapter_rank, or raise the limit",
+                    "--adapter_rank%s, or raise the limit",
                     limit, unit[0], (b->least + 999999) / 1000000, block, unit[1], trained, unit[2],
-                    states, unit[3]);
+                    states, unit[3],
+                    t->options.distill != NPT_DISTILL_LAYERWISE
+                        ? ", take --distill layerwise, which keeps less between blocks"
+                        : "");
 }
 
 npt_status npt_budget_make(npt_budget *b, struct npt_trainer *t)
@@ -246,7 +316,8 @@ npt_status npt_budget_make(npt_budget *b, struct npt_trainer *t)
     npt_stream_needs needs;
     npt_budget common = {.limit = t->options.memory_limit, .reserve = 12 * MIB};
     const int64_t tokens = t->options.batch_size * t->options.data.max_length;
-    NPT_TRY(npt_model_stream_needs(t->setup.model, &t->setup.policy, &needs));
+    NPT_TRY(npt_model_stream_needs(t->setup.model, &t->setup.policy,
+                                   npt_budget_back_to(t), &needs));
     count_run_arena(&common, t);
     NPT_TRY(reserve_scratch(t, tokens));
     common.scratch = npt_exec_scratch_bytes(t->setup.exec);
@@ -263,9 +334,7 @@ npt_status npt_budget_make(npt_budget *b, struct npt_trainer *t)
     b->whole = whole.total;
     b->least = least.total;
     b->most = most.total;
-    if (!b->streamed) return NPT_OK;
-    if (t->options.distill == NPT_DISTILL_LAYERWISE && least.total <= common.limit) return NPT_OK;
-    return refuse(b, t);
+    return !b->streamed || least.total <= common.limit ? NPT_OK : refuse(b, t);
 }
 
 void npt_budget_log(const npt_budget *b)

@@ -34,8 +34,11 @@ npt_status npt_budget_make(npt_budget *budget, struct npt_trainer *trainer);
 void npt_budget_log_table(const npt_budget *budget, const npt_train_options *options);
 void npt_budget_log(const npt_budget *budget);
 
-/* Bytes of the step arena that a block of a layerwise run takes, for `tokens` tokens. */
-uint64_t npt_budget_layerwise(const npt_policy *policy, const npt_config *config,
-                              const npt_adapters *adapters, int64_t tokens);
+/* The block that a streamed pass comes back to; as of npt_stream_options. */
+int npt_budget_back_to(const struct npt_trainer *trainer);
+/* Bytes of the step arena that one block takes, for `tokens` tokens; `through`: gradients flow
+ * through it, else it is a layerwise run's. */
+uint64_t npt_budget_block(const npt_policy *policy, const npt_config *config,
+                          const npt_adapters *adapters, int64_t tokens, bool through);
 
 #endif

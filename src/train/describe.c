@@ -157,7 +157,7 @@ double npt_describe_activations(const npt_train_options *o, const npt_policy *po
         act * (6 * (double)c->hidden + 2 * q_width + 2 * kv_width + 2 * (double)c->inter) +
         adapter * (terms * (double)c->inter + o->adapter_rank) + 4 * (double)c->heads;
     if (o->distill == NPT_DISTILL_LAYERWISE) /* one block, and what it reads */
-        return (double)npt_budget_layerwise(policy, c, adapters, tokens) +
+        return (double)npt_budget_block(policy, c, adapters, tokens, false) +
                act * (double)c->hidden * (double)tokens;
     return layer * (double)c->layers * (double)tokens;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "config.h"
 
-#include "train/distill.h"
+#include "train/distill_run.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -127,15 +127,7 @@ static npt_status prepare(npt_distiller *d, const npt_batch *batch)
 
 /* ---- One run ---- */
 
-typedef struct distill_run {
-    npt_distiller *d;
-    const npt_distill_request *request;
-    npt_distill_sums *sums;
-    npt_env teacher, student;
-} distill_run;
-
-/* Whether block `layer` of the student reads the teacher's input instead of its own. */
-static bool is_forced(const npt_distiller *d, int64_t step, int layer)
+bool npt_distill_is_forced(const npt_distiller *d, int64_t step, int layer)
 {
     if (layer == 0) return true; /* the embedding is the same */
     if (d->objective.distill == NPT_DISTILL_LAYERWISE) return true;
@@ -145,7 +137,7 @@ static bool is_forced(const npt_distiller *d, int64_t step, int layer)
            d->objective.teacher_forcing;
 }
 
-static void add_distance(distill_run *r, int layer)
+static void add_distance(npt_distill_run *r, int layer)
 {
     npt_distiller *d = r->d;
     npt_mat s = d->student_h[layer], t = d->teacher_h[layer];
@@ -160,16 +152,14 @@ static void add_distance(distill_run *r, int layer)
     if (r->sums->layer_distance != NULL) r->sums->layer_distance[layer] += sum;
 }
 
-static void add_regularizer(distill_run *r, const npt_adapters *adapters, int layer)
+static void add_regularizer(npt_distill_run *r, const npt_adapters *adapters, int layer)
 {
     double sum = adapters->kind->regularizer(&r->student, &r->d->states[layer].adapter);
     r->sums->regularizer += sum;
     if (r->sums->layer_regularizer != NULL) r->sums->layer_regularizer[layer] += sum;
 }
 
-/* The student's block: from x (the teacher's, with attention output a, or its own) to
- * student_h[layer]. */
-static npt_status student_block(distill_run *r, int layer, bool shared, npt_mat x, npt_mat a)
+npt_status npt_distill_student_block(npt_distill_run *r, int layer, bool shared, npt_mat x, npt_mat a)
 {
     npt_distiller *d = r->d;
     npt_adapters *adapters = d->adapters->active[layer] ? d->adapters : NULL;
@@ -181,46 +171,54 @@ static npt_status student_block(distill_run *r, int layer, bool shared, npt_mat 
     return NPT_OK;
 }
 
-/* Backward through blocks last … first of a segment, first being the lowest whose student differs.
- */
-static npt_status segment_backward(distill_run *r, int first, int last)
+npt_status npt_distill_loss_backward(npt_distill_run *r, int layer, npt_mat *dh)
 {
     npt_distiller *d = r->d;
-    const npt_kernels *kernels = npt_exec_kernels(d->exec);
-    npt_mat h = d->student_h[last], dh = {0};
+    npt_mat s = d->student_h[layer], t = d->teacher_h[layer];
+    npt_in base = npt_mat_in(*dh);
+    if (dh->data == NULL) {
+        NPT_TRY(npt_mat_produce(&r->student, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD, NPT_F32,
+                                s.rows, s.cols, dh));
+        base = (npt_in){NULL, dh->dtype};
+    } else {
+        npt_dtype to = npt_site(d->student_sites, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD, NPT_F32,
+                                s.rows * s.cols);
+        NPT_ASSERT(to == dh->dtype);
+    }
+    const npt_distance_backward_args args = {.rows = s.rows,
+                                             .width = s.cols,
+                                             .normalized =
+                                                 d->objective.loss == NPT_LOSS_NORMALIZED,
+                                             .factor = (float)r->request->distance_factor,
+                                             .s = npt_mat_in(s),
+                                             .t = npt_mat_in(t),
+                                             .base = base,
+                                             .dst = npt_mat_out(*dh)};
+    npt_exec_kernels(d->exec)->distance_backward(npt_exec_run(d->exec), &args);
+    return npt_mat_finish(&r->student, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD, *dh);
+}
+
+npt_status npt_distill_block_backward(npt_distill_run *r, int layer, bool input, npt_mat dh)
+{
+    npt_distiller *d = r->d;
+    return npt_block_backward(&r->student, d->adapters->active[layer] ? d->adapters : NULL, layer,
+                              &d->states[layer], r->request->regularizer_factor, input, dh);
+}
+
+/* Backward through blocks last … first of a segment, first being the lowest whose student differs.
+ */
+static npt_status segment_backward(npt_distill_run *r, int first, int last)
+{
+    npt_mat dh = {0};
     for (int layer = last; layer >= first; layer--) {
-        npt_mat s = d->student_h[layer], t = d->teacher_h[layer];
-        npt_in base = npt_mat_in(dh);
-        if (layer == last) {
-            NPT_TRY(npt_mat_produce(&r->student, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD, NPT_F32,
-                                    h.rows, h.cols, &dh));
-            base.data = NULL;
-            base.dtype = dh.dtype;
-        } else {
-            npt_dtype to = npt_site(d->student_sites, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD,
-                                    NPT_F32, h.rows * h.cols);
-            NPT_ASSERT(to == dh.dtype);
-        }
-        const npt_distance_backward_args args = {.rows = s.rows,
-                                                 .width = s.cols,
-                                                 .normalized =
-                                                     d->objective.loss == NPT_LOSS_NORMALIZED,
-                                                 .factor = (float)r->request->distance_factor,
-                                                 .s = npt_mat_in(s),
-                                                 .t = npt_mat_in(t),
-                                                 .base = base,
-                                                 .dst = npt_mat_out(dh)};
-        kernels->distance_backward(npt_exec_run(d->exec), &args);
-        NPT_TRY(npt_mat_finish(&r->student, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD, dh));
-        NPT_TRY(npt_block_backward(&r->student, d->adapters->active[layer] ? d->adapters : NULL,
-                                   layer, &d->states[layer], r->request->regularizer_factor,
-                                   layer > first, dh));
+        NPT_TRY(npt_distill_loss_backward(r, layer, &dh));
+        NPT_TRY(npt_distill_block_backward(r, layer, layer > first, dh));
     }
     return NPT_OK;
 }
 
 /* Copies the teacher's h below the segment's activations, which are then forgotten. */
-static npt_status close_segment(distill_run *r, int first, int last, npt_arena_mark mark,
+static npt_status close_segment(npt_distill_run *r, int first, int last, npt_arena_mark mark,
                                 npt_mat *h)
 {
     npt_distiller *d = r->d;
@@ -232,7 +230,7 @@ static npt_status close_segment(distill_run *r, int first, int last, npt_arena_m
     return NPT_OK;
 }
 
-static npt_status run_blocks(distill_run *r)
+static npt_status run_blocks(npt_distill_run *r)
 {
     npt_distiller *d = r->d;
     const int layers = (int)d->model->config.layers;
@@ -247,7 +245,7 @@ static npt_status run_blocks(distill_run *r)
         NPT_TRY(npt_block_attention(&r->teacher, layer, teacher_x, NULL, &a));
         NPT_TRY(npt_block_mlp(&r->teacher, NULL, layer, teacher_x, a, NULL, &d->teacher_h[layer]));
         if (d->adapters->active[layer] || !same) {
-            NPT_TRY(student_block(r, layer, same, student_x, a));
+            NPT_TRY(npt_distill_student_block(r, layer, same, student_x, a));
             if (first > layer) first = layer;
             same = false;
         } else {
@@ -255,7 +253,7 @@ static npt_status run_blocks(distill_run *r)
         }
         teacher_x = d->teacher_h[layer];
         student_x = d->student_h[layer];
-        if (layer + 1 < layers && !is_forced(d, r->request->step, layer + 1)) continue;
+        if (layer + 1 < layers && !npt_distill_is_forced(d, r->request->step, layer + 1)) continue;
         NPT_TRY(close_segment(r, first, layer, mark, &boundary));
         if (layer + 1 < layers) teacher_x = student_x = boundary;
         same = true;
@@ -311,9 +309,10 @@ static npt_status check_sites(npt_distiller *d, const npt_sites *sites)
     return NPT_OK;
 }
 
-static void begin(distill_run *run, npt_distiller *d, const npt_distill_request *request,
-                  npt_distill_sums *sums)
+npt_status npt_distill_begin(npt_distill_run *run, npt_distiller *d,
+                             const npt_distill_request *request, npt_distill_sums *sums)
 {
+    NPT_TRY(prepare(d, request->batch));
     npt_env env = {.exec = d->exec,
                    .model = d->model,
                    .policy = d->policy,
@@ -325,163 +324,25 @@ static void begin(distill_run *run, npt_distiller *d, const npt_distill_request 
                    .strict = d->strict,
                    .observer = d->observer,
                    .fault = is_damaged(d, request->step) ? &d->fault : NULL};
-    *run = (distill_run){.d = d, .request = request, .sums = sums, .teacher = env, .student = env};
+    *run =
+        (npt_distill_run){.d = d, .request = request, .sums = sums, .teacher = env, .student = env};
     run->student.sites = d->student_sites;
     run->student.student = true;
     disturb(d, request->step);
+    return NPT_OK;
+}
+
+npt_status npt_distill_end(npt_distiller *d)
+{
+    NPT_TRY(check_sites(d, d->teacher_sites));
+    return check_sites(d, d->student_sites);
 }
 
 npt_status npt_distiller_run(npt_distiller *d, const npt_distill_request *request,
                              npt_distill_sums *sums)
 {
-    distill_run run;
-    NPT_TRY(prepare(d, request->batch));
-    begin(&run, d, request, sums);
+    npt_distill_run run;
+    NPT_TRY(npt_distill_begin(&run, d, request, sums));
     NPT_TRY(run_blocks(&run));
-    NPT_TRY(check_sites(d, d->teacher_sites));
-    return check_sites(d, d->student_sites);
-}
-
-/* ---- A streamed pass ---- */
-
-/* What a micro-batch has between two blocks. */
-typedef struct passenger {
-    npt_mat h;                                /* the teacher's, after the block that was last */
-    double *layer_distance, *layer_regularizer; /* [layers] */
-} passenger;
-
-typedef struct streamed_pass {
-    npt_distiller *d;
-    npt_model *model;
-    const npt_distill_pass *pass;
-    passenger *passengers;
-    double *parts; /* of the sums: [batches × 2 × layers] */
-} streamed_pass;
-
-static npt_status open_pass(streamed_pass *p, npt_distiller *d, npt_model *model,
-                            const npt_distill_pass *pass)
-{
-    const size_t layers = (size_t)model->config.layers, batches = (size_t)pass->batches;
-    *p = (streamed_pass){.d = d, .model = model, .pass = pass};
-    p->passengers = npt_alloc(batches, sizeof *p->passengers);
-    p->parts = npt_alloc(batches * 2 * layers, sizeof *p->parts);
-    if (p->passengers == NULL || p->parts == NULL) return NPT_E_NOMEM;
-    for (size_t i = 0; i < batches; i++) {
-        p->passengers[i].layer_distance = p->parts + 2 * i * layers;
-        p->passengers[i].layer_regularizer = p->parts + (2 * i + 1) * layers;
-    }
-    npt_arena_reset(d->boundaries);
-    return npt_model_rewind_blocks(model);
-}
-
-static bool is_stopped(const npt_distill_pass *pass)
-{
-    return pass->stop != NULL && pass->stop() != 0;
-}
-
-/* The embedding of a batch; its rows come from the file, since a mapping of the table would grow
- * with every new token. */
-static npt_status board(streamed_pass *p, distill_run *run, passenger *rider)
-{
-    npt_distiller *d = p->d;
-    const npt_batch *batch = run->request->batch;
-    const npt_dtype dtype = npt_model_embedding_dtype(p->model);
-    const int64_t hidden = p->model->config.hidden;
-    int32_t *order = npt_arena_alloc(d->step, NPT_MEM_SCRATCH, (size_t)batch->tokens, sizeof *order);
-    void *rows = npt_arena_alloc(d->step, NPT_MEM_SCRATCH, (size_t)(batch->tokens * hidden),
-                                 npt_dtype_bytes(dtype));
-    if (order == NULL || rows == NULL) return NPT_E_NOMEM;
-    NPT_TRY(npt_model_read_embedding(p->model, batch->ids, batch->tokens, rows));
-    for (int64_t i = 0; i < batch->tokens; i++) order[i] = (int32_t)i;
-    npt_model table = *p->model;
-    npt_batch looked_up = *batch;
-    npt_env env = run->teacher;
-    npt_mat h;
-    table.embed = (npt_in){rows, dtype};
-    looked_up.ids = order;
-    env.model = &table;
-    env.batch = &looked_up;
-    NPT_TRY(npt_embed(&env, &h));
-    rider->h = h;
-    rider->h.data = npt_arena_alloc(d->boundaries, NPT_MEM_ACTIVATIONS, (size_t)(h.rows * h.cols),
-                                    npt_dtype_bytes(h.dtype));
-    if (rider->h.data == NULL) return NPT_E_NOMEM;
-    memcpy(rider->h.data, h.data, (size_t)(h.rows * h.cols) * npt_dtype_bytes(h.dtype));
-    return NPT_OK;
-}
-
-/* One block and one micro-batch: what run_blocks() does where every block begins a segment. */
-static npt_status ride(distill_run *run, int layer, passenger *rider)
-{
-    npt_distiller *d = run->d;
-    npt_mat a;
-    NPT_TRY(npt_block_attention(&run->teacher, layer, rider->h, NULL, &a));
-    NPT_TRY(npt_block_mlp(&run->teacher, NULL, layer, rider->h, a, NULL, &d->teacher_h[layer]));
-    if (d->adapters->active[layer]) {
-        NPT_TRY(student_block(run, layer, true, rider->h, a));
-        if (run->request->backward) NPT_TRY(segment_backward(run, layer, layer));
-    }
-    const npt_mat h = d->teacher_h[layer];
-    memcpy(rider->h.data, h.data, (size_t)(h.rows * h.cols) * npt_dtype_bytes(h.dtype));
-    return NPT_OK;
-}
-
-/* Every micro-batch through one block; layer -1 is the embedding. */
-static npt_status ride_all(streamed_pass *p, int layer)
-{
-    for (int64_t i = 0; i < p->pass->batches && !is_stopped(p->pass); i++) {
-        passenger *rider = &p->passengers[i];
-        npt_distill_sums parts = {.layer_distance = rider->layer_distance,
-                                  .layer_regularizer = rider->layer_regularizer};
-        npt_distill_request request = p->pass->request;
-        distill_run run;
-        npt_batch batch;
-        NPT_TRY(p->pass->batch(p->pass->context, i, &batch));
-        request.batch = &batch;
-        NPT_TRY(prepare(p->d, &batch));
-        begin(&run, p->d, &request, &parts);
-        NPT_TRY(layer < 0 ? board(p, &run, rider) : ride(&run, layer, rider));
-    }
-    return NPT_OK;
-}
-
-static npt_status ride_through(streamed_pass *p)
-{
-    NPT_TRY(ride_all(p, -1));
-    for (int layer = 0; layer < p->model->config.layers && !is_stopped(p->pass); layer++) {
-        NPT_TRY(npt_model_take_block(p->model, layer));
-        npt_status status = ride_all(p, layer);
-        npt_model_release_block(p->model);
-        NPT_TRY(status);
-    }
-    NPT_TRY(check_sites(p->d, p->d->teacher_sites));
-    return check_sites(p->d, p->d->student_sites);
-}
-
-/* In the order in which one micro-batch after the other adds them. A part that was never added is
- * 0, and adding it changes nothing. */
-static void add_parts(const streamed_pass *p, npt_distill_sums *sums)
-{
-    for (int64_t i = 0; i < p->pass->batches; i++)
-        for (int layer = 0; layer < p->model->config.layers; layer++) {
-            const double distance = p->passengers[i].layer_distance[layer],
-                         regularizer = p->passengers[i].layer_regularizer[layer];
-            sums->distance += distance;
-            sums->regularizer += regularizer;
-            if (sums->layer_distance != NULL) sums->layer_distance[layer] += distance;
-            if (sums->layer_regularizer != NULL) sums->layer_regularizer[layer] += regularizer;
-        }
-}
-
-npt_status npt_distiller_stream(npt_distiller *d, npt_model *model, const npt_distill_pass *pass,
-                                npt_distill_sums *sums)
-{
-    streamed_pass p;
-    NPT_ASSERT(d->objective.distill == NPT_DISTILL_LAYERWISE && d->model == model);
-    npt_status status = open_pass(&p, d, model, pass);
-    if (status == NPT_OK) status = ride_through(&p);
-    if (status == NPT_OK) add_parts(&p, sums);
-    npt_free(p.passengers);
-    npt_free(p.parts);
-    return status;
+    return npt_distill_end(d);
 }

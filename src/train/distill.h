@@ -67,9 +67,9 @@ npt_status npt_distiller_run(npt_distiller *distiller, const npt_distill_request
                              npt_distill_sums *sums);
 
 /* Several micro-batches through a model whose blocks are streamed (npt_model_stream()): blocks
- * outside, micro-batches inside, so that a pass reads every weight once. Layer by layer only. Sums
- * and gradients are, bit for bit, those of npt_distiller_run() for one micro-batch after the other.
- */
+ * outside, micro-batches inside, so that a pass reads every weight once, or, where gradients flow
+ * through more than a block, twice. Sums and gradients are, bit for bit, those of
+ * npt_distiller_run() for one micro-batch after the other. */
 typedef struct npt_distill_pass {
     npt_distill_request request; /* of each; its batch is not looked at */
     int64_t batches;

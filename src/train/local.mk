@@ -15,6 +15,7 @@ libnptcore_la_SOURCES += \
   src/train/budget.h \
   src/train/distill.c \
   src/train/distill.h \
+  src/train/distill_run.h \
   src/train/evaluate.c \
   src/train/loader.c \
   src/train/loader.h \
@@ -24,6 +25,7 @@ libnptcore_la_SOURCES += \
   src/train/optimizer.h \
   src/train/open.c \
   src/train/options.c \
+  src/train/pass.c \
   src/train/options.h \
   src/train/scaler.c \
   src/train/scaler.h \

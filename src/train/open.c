@@ -179,10 +179,11 @@ static npt_status resume(npt_trainer *t, bool writing)
 /* Last, because a checkpoint that is resumed is mapped until it is read, and gone by now. */
 static npt_status begin_stream(npt_trainer *t)
 {
+    const npt_stream_options stream = {(size_t)t->budget.buffer, npt_budget_back_to(t)};
     npt_arena_expect(t->distiller.step, (size_t)t->budget.activations);
     npt_arena_expect(t->distiller.boundaries, (size_t)t->budget.boundaries);
     return npt_model_stream(t->setup.model, t->setup.exec, &t->setup.policy,
-                            t->distiller.student_sites, (size_t)t->budget.buffer);
+                            t->distiller.student_sites, &stream);
 }
 
 npt_status npt_trainer_load(npt_trainer *t, bool writing)

@@ -247,7 +247,8 @@ static void check_peaks(const npt_trainer *t)
                                                    (double)t->budget.activations)
         fail_msg("activations: %zu bytes, the budget said %zu", activations,
                  (size_t)t->budget.activations);
-    assert_int_equal(boundaries, t->budget.boundaries);
+    assert_true(boundaries <= t->budget.boundaries &&
+                (double)t->budget.boundaries < 1.05 * (double)boundaries);
 }
 
 static void activations_are_what_the_budget_says(void **state)
@@ -255,13 +256,14 @@ static void activations_are_what_the_budget_says(void **state)
     (void)state;
     char *directory = temp_dir(), *model = make_model(directory, 256, 1024, 12),
          *rows = make_rows(directory, 8, 64);
-    for (size_t i = 0; i < NPT_COUNT(precisions); i++) {
+    for (size_t i = 0; i < 2 * NPT_COUNT(precisions); i++) {
         npt_trainer t = {.options = options_for(model, rows, NULL)};
         npt_train_report report = {0};
         npt_step_result r;
         t.report = &report;
         t.options.dry_run = true;
-        t.options.precision = precisions[i];
+        t.options.precision = precisions[i % NPT_COUNT(precisions)];
+        t.options.distill = i < NPT_COUNT(precisions) ? NPT_DISTILL_LAYERWISE : NPT_DISTILL_END_TO_END;
         assert_int_equal(npt_trainer_open(&t), NPT_OK);
         t.options.memory_limit = 1;
         assert_int_equal(npt_budget_make(&t.budget, &t), NPT_E_USAGE);
@@ -272,7 +274,9 @@ static void activations_are_what_the_budget_says(void **state)
         if (npt_trainer_load(&t, false) != NPT_OK || npt_trainer_step(&t, &r) != NPT_OK)
             fail_msg("%s", npt_error_message());
         check_peaks(&t);
-        assert_true(npt_exec_scratch_bytes(t.setup.exec) <= t.budget.scratch);
+        if (npt_exec_scratch_bytes(t.setup.exec) > t.budget.scratch)
+            fail_msg("case %zu: scratch of %zu bytes, the budget said %zu", i,
+                     npt_exec_scratch_bytes(t.setup.exec), (size_t)t.budget.scratch);
         npt_trainer_close(&t);
     }
     npt_free(rows);

@@ -55,6 +55,17 @@ exact 'the same bits with adapters in some layers, additive' --layers upper_half
 exact 'the same bits with vitals and clipping' --probe_every 2 --max_grad_norm 0.1
 for threads in 1 3; do exact "the same bits with $threads threads" --use_fp16 --threads $threads; done
 
+ends=$rows
+rows=$(echo "$rows" | sed 's/--distill layerwise//')
+exact 'the same bits end-to-end'
+exact 'the same bits end-to-end in F16' --use_fp16
+exact 'the same bits end-to-end in NF4, with heads of layers 2 to 4' --use_quantization --layers 2-4
+exact 'the same bits end-to-end with operands in BF16' --mixed_precision bf16 --threads 3
+exact 'the same bits by draws' --use_bf16 --distill mixed --teacher_forcing 0.5
+exact 'the same bits by draws, with an adapter here and there' --distill mixed --layers 1,3 \
+    --eval_dataset "$NPT_DATADIR/eval.jsonl" --eval_steps 3 --num_samples=13
+rows=$ends
+
 # A dataset for evaluation that is longer than a step.
 head -n 17 "$NPT_DATADIR/eval.jsonl" >"$work/eval.jsonl"
 exact 'the same evaluations' --eval_dataset "$work/eval.jsonl" --eval_steps 2
@@ -112,8 +123,7 @@ refused() {
 }
 refused 'a limit that is too small' 'needs --memory_limit [0-9]+MB .*lower --max_length' \
     --distill layerwise --memory_limit 2MB
-refused 'end-to-end' 'keeps the weights and the activations.*layerwise streams' --memory_limit 20MB
-refused 'mixed' 'distill mixed keeps' --distill mixed --memory_limit 20MB
+refused 'end-to-end' 'take --distill layerwise' --memory_limit 20MB
 refused 'no size' 'must be a size, as 1.2GB' --memory_limit lots
 refused 'no number' 'must be a size' --memory_limit MB
 refused 'two points' 'must be a size' --memory_limit 1.2.3GB
