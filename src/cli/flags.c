@@ -187,11 +187,8 @@ static int read_bytes(const npt_flag_set *set, const flag_use *use, const char *
     static const struct {
         const char *name;
         double bytes;
-    } units[] = {{"", 1},           {"B", 1},
-                 {"KB", 1e3},       {"MB", 1e6},
-                 {"GB", 1e9},       {"TB", 1e12},
-                 {"KiB", 0x1p10},   {"MiB", 0x1p20},
-                 {"GiB", 0x1p30},   {"TiB", 0x1p40}};
+    } units[] = {{"", 1},      {"B", 1},        {"KB", 1e3},     {"MB", 1e6},     {"GB", 1e9},
+                 {"TB", 1e12}, {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}};
     const size_t digits = strspn(text, "0123456789.");
     char number[32] = "", *end = number;
     if (digits < sizeof(number)) memcpy(number, text, digits);

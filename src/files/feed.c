@@ -12,9 +12,9 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Turn n (0, 1, 2, …) brings the n-th group of a pass, modulo its length. Even turns lie at the low end of the
- * buffer, odd ones at its high end; where the buffer is smaller than two groups their ends overlap
- * in the middle:
+/* Turn n (0, 1, 2, …) brings the n-th group of a pass, modulo its length. Even turns lie at the low
+ * end of the buffer, odd ones at its high end; where the buffer is smaller than two groups their
+ * ends overlap in the middle:
  *
  *     [ even turn ............ ]
  *               [ ............ odd turn ]
@@ -28,7 +28,7 @@
  * turn `ready`. */
 
 enum { PAGE = 4096 };
-#define PIECE_BYTES ((uint64_t)8 << 20) /* of one read; from 1 MiB up the rate is the same */
+#define PIECE_BYTES ((uint64_t)8 << 20)  /* of one read; from 1 MiB up the rate is the same */
 #define GAP_BYTES   ((uint64_t)64 << 10) /* two tensors that are nearer are one extent */
 
 typedef struct source {
@@ -198,7 +198,8 @@ npt_status npt_feed_add(npt_feed *feed, size_t index, const npt_st_tensor *tenso
     if (members == NULL) return NPT_E_NOMEM;
     g->members = members;
     g->members[g->member_count++] = (member){tensor, 0};
-    return lay_out(feed, g); /* a few dozen members: cheap, and sizes can be asked for at any time */
+    return lay_out(feed,
+                   g); /* a few dozen members: cheap, and sizes can be asked for at any time */
 }
 
 size_t npt_feed_least_bytes(const npt_feed *feed)
@@ -255,8 +256,7 @@ static bool must_wait(const npt_feed *feed, const piece *p)
 static int read_piece(source *from, const piece *p, unsigned char *dst)
 {
     /* the last page of a file is not a whole one */
-    const uint64_t needed =
-        p->begin + p->bytes > from->bytes ? from->bytes - p->begin : p->bytes;
+    const uint64_t needed = p->begin + p->bytes > from->bytes ? from->bytes - p->begin : p->bytes;
     for (uint64_t got = 0; got < needed;) {
         ssize_t n = pread(from->fd, dst + got, (size_t)(p->bytes - got), (off_t)(p->begin + got));
         if (n < 0 && errno == EINTR) continue;
@@ -432,8 +432,7 @@ void npt_feed_release(npt_feed *feed)
 {
     NPT_ASSERT(feed->taken);
     const group *g = group_of(feed, feed->next);
-    for (size_t i = 0; i < g->member_count; i++)
-        npt_st_place(feed->st, g->members[i].tensor, NULL);
+    for (size_t i = 0; i < g->member_count; i++) npt_st_place(feed->st, g->members[i].tensor, NULL);
     feed->taken = false;
     pthread_mutex_lock(&feed->mutex);
     feed->next++;

@@ -14,7 +14,7 @@
  * what npt_tensor_action() decides; nothing is read before its shape and dtype are checked. */
 
 npt_weight_loader npt_weight_loader_for(npt_model *model, npt_exec *exec, const npt_policy *policy,
-                        npt_sites *sites)
+                                        npt_sites *sites)
 {
     return (npt_weight_loader){model, exec, policy, sites, model->arena, false, false, false};
 }
@@ -23,11 +23,10 @@ npt_weight_loader npt_weight_loader_for(npt_model *model, npt_exec *exec, const 
 
 /* The tensor in the dtype planned for its kind (F32, or what the plan says of NPT_SITE_WEIGHT), in
  * place where its bytes will do. */
-static npt_status load_floats(npt_weight_loader *l, const npt_st_tensor *tensor, npt_tensor_kind kind,
-                              int64_t count, npt_in *in)
+static npt_status load_floats(npt_weight_loader *l, const npt_st_tensor *tensor,
+                              npt_tensor_kind kind, int64_t count, npt_in *in)
 {
-    npt_load_action action =
-        npt_tensor_action(l->policy, l->model->config.quantized, kind, tensor);
+    npt_load_action action = npt_tensor_action(l->policy, l->model->config.quantized, kind, tensor);
     *in = (npt_in){tensor->data, tensor->dtype};
     if (l->detached && action != NPT_LOAD_CONVERTED) action = NPT_LOAD_ALIGNED;
     if (action == NPT_LOAD_IN_PLACE || action == NPT_LOAD_WIDENED) return NPT_OK;
@@ -37,9 +36,9 @@ static npt_status load_floats(npt_weight_loader *l, const npt_st_tensor *tensor,
     /* rounding within the same number of bytes needs no other place */
     const bool stays = l->own && !l->detached && npt_tensor_is_aligned(tensor) &&
                        npt_dtype_bytes(to) == npt_dtype_bytes(tensor->dtype);
-    void *copy = stays ? (void *)(uintptr_t)tensor->data
-                       : npt_arena_alloc(l->arena, NPT_MEM_WEIGHTS, (size_t)count,
-                                         npt_dtype_bytes(to));
+    void *copy =
+        stays ? (void *)(uintptr_t)tensor->data
+              : npt_arena_alloc(l->arena, NPT_MEM_WEIGHTS, (size_t)count, npt_dtype_bytes(to));
     if (copy == NULL) return NPT_E_NOMEM;
     if (action == NPT_LOAD_ALIGNED) {
         memcpy(copy, tensor->data, tensor->bytes);
@@ -93,8 +92,7 @@ typedef struct quantizing {
 static void quantize_part(void *context, int64_t index, int worker)
 {
     const quantizing *q = context;
-    const size_t begin = (size_t)index * QUANTIZED_AT_ONCE,
-                 left = q->count - begin,
+    const size_t begin = (size_t)index * QUANTIZED_AT_ONCE, left = q->count - begin,
                  count = left < QUANTIZED_AT_ONCE ? left : QUANTIZED_AT_ONCE;
     (void)worker;
     npt_nf4_quantize((const char *)q->tensor->data + begin * npt_dtype_bytes(q->tensor->dtype),
@@ -182,8 +180,8 @@ out:
 
 /* `name` + suffix, with its dtype and number of elements checked; F32 ones aligned (copied if need
  * be). */
-static npt_status require_piece(npt_weight_loader *l, const char *name, const char *suffix, npt_dtype dtype,
-                                int64_t size, const void **data)
+static npt_status require_piece(npt_weight_loader *l, const char *name, const char *suffix,
+                                npt_dtype dtype, int64_t size, const void **data)
 {
     char full[512];
     const npt_st_tensor *tensor;
@@ -195,8 +193,8 @@ static npt_status require_piece(npt_weight_loader *l, const char *name, const ch
     return NPT_OK;
 }
 
-static npt_status load_stored_nf4(npt_weight_loader *l, const char *name, const npt_st_tensor *tensor,
-                                  npt_weight *weight)
+static npt_status load_stored_nf4(npt_weight_loader *l, const char *name,
+                                  const npt_st_tensor *tensor, npt_weight *weight)
 {
     char full[512];
     quant_state state = {0};

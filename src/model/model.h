@@ -39,12 +39,12 @@ typedef struct npt_model {
     npt_dtype file_dtype; /* of the linears in the file; NF4 for a quantized checkpoint */
     npt_in embed;         /* [vocab, hidden], as in the file */
     npt_in norm_final;
-    npt_weight lm_head;         /* data NULL until npt_model_load_head() */
-    npt_block_weights *blocks;  /* [layers] */
-    float *inverse_frequencies; /* [head_dim / 2] */
-    npt_cast_stats narrowing;   /* what conversions on load lost */
-    int64_t narrowed;           /* elements converted */
-    bool double_quantization;   /* of weights quantized on load */
+    npt_weight lm_head;              /* data NULL until npt_model_load_head() */
+    npt_block_weights *blocks;       /* [layers] */
+    float *inverse_frequencies;      /* [head_dim / 2] */
+    npt_cast_stats narrowing;        /* what conversions on load lost */
+    int64_t narrowed;                /* elements converted */
+    bool double_quantization;        /* of weights quantized on load */
     struct npt_model_stream *stream; /* NULL: the blocks are loaded for good */
 } npt_model;
 
@@ -63,9 +63,10 @@ npt_status npt_model_load(npt_model *model, npt_exec *exec, const npt_policy *po
 
 /* What streaming takes, by the headers alone. */
 typedef struct npt_stream_needs {
-    size_t least, most; /* bytes of buffer: for the largest block, and for reading ahead all of it */
-    size_t copies;      /* of a block's weights that cannot be used as they are in the file */
-    size_t all, pass;   /* bytes of all blocks, and read in a pass */
+    size_t least,
+        most;         /* bytes of buffer: for the largest block, and for reading ahead all of it */
+    size_t copies;    /* of a block's weights that cannot be used as they are in the file */
+    size_t all, pass; /* bytes of all blocks, and read in a pass */
 } npt_stream_needs;
 /* `back_to`: as of npt_model_stream(). */
 npt_status npt_model_stream_needs(npt_model *model, const npt_policy *policy, int back_to,
@@ -73,10 +74,10 @@ npt_status npt_model_stream_needs(npt_model *model, const npt_policy *policy, in
 
 typedef struct npt_stream_options {
     size_t buffer; /* bytes, least … most */
-    int back_to;   /* a pass takes blocks 0 … layers-1, then layers-2 … back_to; layers: not back */
+    int back_to; /* a pass takes blocks 0 … layers-1, then layers-2 … back_to; layers: not back */
 } npt_stream_options;
-/* Instead of npt_model_load(): begins to read block 0. What is passed stays borrowed until the model
- * is closed. */
+/* Instead of npt_model_load(): begins to read block 0. What is passed stays borrowed until the
+ * model is closed. */
 npt_status npt_model_stream(npt_model *model, npt_exec *exec, const npt_policy *policy,
                             npt_sites *sites, const npt_stream_options *options);
 /* Blocks are taken and released in the order of a pass, over and over; after a take

@@ -7,9 +7,9 @@
 #include "model/load.h"
 #include "tensor/nf4.h"
 
-/* A model whose blocks pass by. The feed brings a block's bytes, npt_load_block() makes of them what
- * it makes of a mapped file, in an arena that lasts as long as the block. Invariant: between a take
- * and its release, and only then, model->blocks[layer] of that layer may be read. */
+/* A model whose blocks pass by. The feed brings a block's bytes, npt_load_block() makes of them
+ * what it makes of a mapped file, in an arena that lasts as long as the block. Invariant: between a
+ * take and its release, and only then, model->blocks[layer] of that layer may be read. */
 
 struct npt_model_stream {
     npt_weight_loader loader;
@@ -139,10 +139,9 @@ npt_status npt_model_stream(npt_model *model, npt_exec *exec, const npt_policy *
     NPT_TRY(npt_model_make_room(model));
     npt_model_tensors(&model->config, outside);
     const npt_wanted *wanted = &outside[NPT_WANTED_EMBED];
-    NPT_TRY(
-        npt_st_require(model->st, wanted->name, NPT_DTYPE_NONE, wanted->rank, wanted->shape, &embed));
-    struct npt_model_stream *s =
-        npt_arena_zalloc(model->arena, NPT_MEM_OTHER, 1, sizeof *s);
+    NPT_TRY(npt_st_require(model->st, wanted->name, NPT_DTYPE_NONE, wanted->rank, wanted->shape,
+                           &embed));
+    struct npt_model_stream *s = npt_arena_zalloc(model->arena, NPT_MEM_OTHER, 1, sizeof *s);
     if (s == NULL) return NPT_E_NOMEM;
     s->loader = npt_weight_loader_for(model, exec, policy, sites);
     s->loader.arena = npt_arena_create("block");
@@ -187,8 +186,7 @@ npt_status npt_model_rewind_blocks(npt_model *model)
     return npt_st_check_unchanged(model->st);
 }
 
-npt_status npt_model_read_embedding(npt_model *model, const int32_t *ids, int64_t count,
-                                    void *rows)
+npt_status npt_model_read_embedding(npt_model *model, const int32_t *ids, int64_t count, void *rows)
 {
     const npt_st_tensor *embed = &model->stream->embed;
     const size_t bytes = (size_t)model->config.hidden * npt_dtype_bytes(embed->dtype);

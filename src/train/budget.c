@@ -28,9 +28,9 @@ static double larger(double a, double b)
 /* Widths and bytes of one token's values. */
 typedef struct widths {
     double d, f, r, q, kv, heads, terms;
-    double act, own, operand; /* bytes: H, P, and of a copy as operand (0: none is made) */
+    double act, own, operand;      /* bytes: H, P, and of a copy as operand (0: none is made) */
     double normed, qk_norm, state; /* bytes: a normed x; normed heads; what attention keeps */
-    double adapter;           /* bytes: what an adapter keeps */
+    double adapter;                /* bytes: what an adapter keeps */
 } widths;
 
 static widths widths_of(const npt_policy *policy, const npt_config *c, const npt_adapters *adapters)
@@ -62,9 +62,8 @@ static double forward_bytes(const widths *w, bool through)
     const double attention =
         w->act * (w->d + w->q + 2 * w->kv) +
         larger(w->normed, w->qk_norm + w->act * w->q + 4 * w->heads + w->operand * w->q);
-    const double teacher =
-        w->act * (3 * w->d + 2 * w->f) +
-        larger(w->normed, w->act * (w->f + w->d) + w->operand * w->f);
+    const double teacher = w->act * (3 * w->d + 2 * w->f) +
+                           larger(w->normed, w->act * (w->f + w->d) + w->operand * w->f);
     const double student = w->act * (3 * w->d + 2 * w->f) + w->adapter +
                            (through ? w->act * w->d + w->state : 0) +
                            larger(w->normed, w->act * (2 * w->f + w->d) + w->operand * w->f);
@@ -74,8 +73,8 @@ static double forward_bytes(const widths *w, bool through)
 /* What an adapter's backward holds until the block's ends. */
 static double adapter_backward_bytes(const widths *w, bool through)
 {
-    const double terms = w->terms * w->f * (w->own + w->operand) + 8 * w->r +
-                         w->operand * (2 * w->r + w->d);
+    const double terms =
+        w->terms * w->f * (w->own + w->operand) + 8 * w->r + w->operand * (2 * w->r + w->d);
     return terms + (through ? w->d * w->own + (w->own == w->act ? 0 : w->d * w->act) : 0);
 }
 
@@ -86,13 +85,12 @@ static double backward_bytes(const widths *w, bool through)
     const double made = w->act * (3 * w->d + 2 * w->f) + w->adapter + (through ? w->state : 0);
     const double swiglu = larger(w->act * w->f + w->operand * w->d, w->act * 2 * w->f);
     const double mlp = w->act * w->d + sum + 2 * w->operand * w->f;
-    const double qkv = w->act * (w->q + 2 * w->kv + w->d) + w->qk_norm + sum +
-                       w->operand * (w->q + 2 * w->kv);
-    const double attention =
-        w->act * (w->d + w->q) + larger(w->operand * w->d, qkv);
+    const double qkv =
+        w->act * (w->q + 2 * w->kv + w->d) + w->qk_norm + sum + w->operand * (w->q + 2 * w->kv);
+    const double attention = w->act * (w->d + w->q) + larger(w->operand * w->d, qkv);
     return made + w->act * (w->d + (through ? 2 : 1) * w->f) +
-           larger(swiglu, adapter_backward_bytes(w, through) +
-                              (through ? larger(mlp, attention) : 0));
+           larger(swiglu,
+                  adapter_backward_bytes(w, through) + (through ? larger(mlp, attention) : 0));
 }
 
 /* Follows pass.c through block.c and adapter_lowrank.c; the tests hold it against the arenas. */
@@ -231,9 +229,9 @@ static uint64_t embedding_bytes(const npt_model *model, bool table)
 /* Chunks and pages are rounded up: a hundredth. */
 static void add_up(npt_budget *b)
 {
-    const uint64_t sum = b->buffer + b->mapped + b->copies + b->adapters + b->masters +
-                         b->moments + b->gradients + b->boundaries + b->activations + b->scratch +
-                         b->program + b->reserve;
+    const uint64_t sum = b->buffer + b->mapped + b->copies + b->adapters + b->masters + b->moments +
+                         b->gradients + b->boundaries + b->activations + b->scratch + b->program +
+                         b->reserve;
     b->reserve += sum / 100;
     b->total = sum + sum / 100;
 }
@@ -316,8 +314,8 @@ npt_status npt_budget_make(npt_budget *b, struct npt_trainer *t)
     npt_stream_needs needs;
     npt_budget common = {.limit = t->options.memory_limit, .reserve = 12 * MIB};
     const int64_t tokens = t->options.batch_size * t->options.data.max_length;
-    NPT_TRY(npt_model_stream_needs(t->setup.model, &t->setup.policy,
-                                   npt_budget_back_to(t), &needs));
+    NPT_TRY(
+        npt_model_stream_needs(t->setup.model, &t->setup.policy, npt_budget_back_to(t), &needs));
     count_run_arena(&common, t);
     NPT_TRY(reserve_scratch(t, tokens));
     common.scratch = npt_exec_scratch_bytes(t->setup.exec);

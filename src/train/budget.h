@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Where a run's memory goes, decided before a weight is read; and whether --memory_limit is kept. */
+/* Where a run's memory goes, decided before a weight is read; and whether --memory_limit is kept.
+ */
 #ifndef NPT_TRAIN_BUDGET_H
 #define NPT_TRAIN_BUDGET_H
 
@@ -9,22 +10,22 @@ struct npt_trainer;
 
 /* Bytes, at most: rows as long as --max_length allows. */
 typedef struct npt_budget {
-    uint64_t limit;   /* 0: none was given */
-    bool streamed;    /* the blocks are read again in every pass, through a buffer */
-    uint64_t buffer;  /* of the blocks streamed; else 0 */
-    uint64_t mapped;  /* weights used where the file maps them; 0 where streamed */
-    uint64_t copies;  /* of weights that cannot be used as they are in the file */
+    uint64_t limit;  /* 0: none was given */
+    bool streamed;   /* the blocks are read again in every pass, through a buffer */
+    uint64_t buffer; /* of the blocks streamed; else 0 */
+    uint64_t mapped; /* weights used where the file maps them; 0 where streamed */
+    uint64_t copies; /* of weights that cannot be used as they are in the file */
     uint64_t adapters, masters, moments, gradients;
     uint64_t boundaries; /* the teacher's states between two blocks, of every micro-batch */
     uint64_t activations;
-    uint64_t scratch;  /* packed panels, rows of kernels */
-    uint64_t program;  /* what is resident when the budget is made: code, tokenizer, headers */
-    uint64_t reserve;  /* rows of the embedding, files being written, rounding */
+    uint64_t scratch; /* packed panels, rows of kernels */
+    uint64_t program; /* what is resident when the budget is made: code, tokenizer, headers */
+    uint64_t reserve; /* rows of the embedding, files being written, rounding */
     uint64_t total;
-    uint64_t pass;     /* bytes read in a pass over the blocks; 0 where not streamed */
+    uint64_t pass; /* bytes read in a pass over the blocks; 0 where not streamed */
     /* totals of the other ways, for the sentence that refuses */
-    uint64_t whole;        /* everything loaded */
-    uint64_t least, most;  /* streamed, with the smallest buffer and the largest that is of use */
+    uint64_t whole;       /* everything loaded */
+    uint64_t least, most; /* streamed, with the smallest buffer and the largest that is of use */
 } npt_budget;
 
 /* After npt_trainer_open(). Where a limit is given: streams if it must. NPT_E_USAGE where the limit

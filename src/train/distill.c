@@ -159,7 +159,8 @@ static void add_regularizer(npt_distill_run *r, const npt_adapters *adapters, in
     if (r->sums->layer_regularizer != NULL) r->sums->layer_regularizer[layer] += sum;
 }
 
-npt_status npt_distill_student_block(npt_distill_run *r, int layer, bool shared, npt_mat x, npt_mat a)
+npt_status npt_distill_student_block(npt_distill_run *r, int layer, bool shared, npt_mat x,
+                                     npt_mat a)
 {
     npt_distiller *d = r->d;
     npt_adapters *adapters = d->adapters->active[layer] ? d->adapters : NULL;
@@ -187,8 +188,7 @@ npt_status npt_distill_loss_backward(npt_distill_run *r, int layer, npt_mat *dh)
     }
     const npt_distance_backward_args args = {.rows = s.rows,
                                              .width = s.cols,
-                                             .normalized =
-                                                 d->objective.loss == NPT_LOSS_NORMALIZED,
+                                             .normalized = d->objective.loss == NPT_LOSS_NORMALIZED,
                                              .factor = (float)r->request->distance_factor,
                                              .s = npt_mat_in(s),
                                              .t = npt_mat_in(t),

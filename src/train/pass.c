@@ -14,11 +14,12 @@
  * which is checked) and then differentiated.
  *
  * Invariant: a gradient buffer sees the micro-batches in their order, and the sums are added up in
- * the order of npt_distiller_run() for one micro-batch after the other. So the bits are the same. */
+ * the order of npt_distiller_run() for one micro-batch after the other. So the bits are the same.
+ */
 
 typedef struct passenger {
-    npt_mat h;                    /* the teacher's, before the block that is next */
-    npt_mat *inputs;              /* [layers] of the student's blocks; data NULL: not kept */
+    npt_mat h;                      /* the teacher's, before the block that is next */
+    npt_mat *inputs;                /* [layers] of the student's blocks; data NULL: not kept */
     npt_mat *teacher_h, *student_h; /* [layers] after each block, where backward comes later */
     npt_mat dh;
     double *layer_distance, *layer_regularizer; /* [layers] */
@@ -29,13 +30,13 @@ typedef struct streamed_pass {
     npt_model *model;
     const npt_distill_pass *pass;
     int layers;
-    bool *begins;     /* [layers + 1] a segment: the student reads the teacher's h */
-    bool *differs;    /* [layers] the student has this block to itself */
-    int lowest;       /* block that backward comes back to; layers: none */
-    bool keeps;       /* boundaries for a second time through */
+    bool *begins;  /* [layers + 1] a segment: the student reads the teacher's h */
+    bool *differs; /* [layers] the student has this block to itself */
+    int lowest;    /* block that backward comes back to; layers: none */
+    bool keeps;    /* boundaries for a second time through */
     passenger *passengers;
-    npt_mat *mats;    /* [batches × 3 × layers] */
-    double *parts;    /* of the sums: [batches × 2 × layers] */
+    npt_mat *mats;       /* [batches × 3 × layers] */
+    double *parts;       /* of the sums: [batches × 2 × layers] */
     npt_sites *again[2]; /* plans of what is made again: the teacher's, the student's */
 } streamed_pass;
 
@@ -68,12 +69,11 @@ static npt_status open_pass(streamed_pass *p)
     p->parts = npt_alloc(batches * 2 * layers, sizeof *p->parts);
     if (!p->begins || !p->differs || !p->passengers || !p->mats || !p->parts) return NPT_E_NOMEM;
     for (size_t i = 0; i < batches; i++)
-        p->passengers[i] =
-            (passenger){.inputs = p->mats + 3 * i * layers,
-                        .teacher_h = p->mats + (3 * i + 1) * layers,
-                        .student_h = p->mats + (3 * i + 2) * layers,
-                        .layer_distance = p->parts + 2 * i * layers,
-                        .layer_regularizer = p->parts + (2 * i + 1) * layers};
+        p->passengers[i] = (passenger){.inputs = p->mats + 3 * i * layers,
+                                       .teacher_h = p->mats + (3 * i + 1) * layers,
+                                       .student_h = p->mats + (3 * i + 2) * layers,
+                                       .layer_distance = p->parts + 2 * i * layers,
+                                       .layer_regularizer = p->parts + (2 * i + 1) * layers};
     plan_segments(p);
     if (p->keeps) {
         p->again[0] = npt_sites_for(p->d->policy, &p->model->config, NULL);
@@ -128,7 +128,8 @@ static npt_status board(streamed_pass *p, npt_distill_run *run, int layer, passe
     const npt_batch *batch = run->request->batch;
     const npt_dtype dtype = npt_model_embedding_dtype(p->model);
     const int64_t hidden = p->model->config.hidden;
-    int32_t *order = npt_arena_alloc(d->step, NPT_MEM_SCRATCH, (size_t)batch->tokens, sizeof *order);
+    int32_t *order =
+        npt_arena_alloc(d->step, NPT_MEM_SCRATCH, (size_t)batch->tokens, sizeof *order);
     void *rows = npt_arena_alloc(d->step, NPT_MEM_SCRATCH, (size_t)(batch->tokens * hidden),
                                  npt_dtype_bytes(dtype));
     (void)layer;
@@ -195,9 +196,8 @@ static npt_status make_again(streamed_pass *p, npt_distill_run *run, int layer, 
     teacher.sites = p->again[0];
     student.sites = p->again[1];
     teacher.observer = student.observer = NULL; /* they saw it */
-    NPT_TRY(is_shared(p, layer)
-                ? npt_block_attention(&teacher, layer, x, NULL, &a)
-                : npt_block_attention(&student, layer, x, &d->states[layer], &a));
+    NPT_TRY(is_shared(p, layer) ? npt_block_attention(&teacher, layer, x, NULL, &a)
+                                : npt_block_attention(&student, layer, x, &d->states[layer], &a));
     NPT_TRY(npt_block_mlp(&student, adapters, layer, x, a, &d->states[layer], &h));
     if (memcmp(h.data, d->student_h[layer].data, bytes_of(h)) == 0) return NPT_OK;
     return npt_fail(NPT_E_INTERNAL,
@@ -213,8 +213,7 @@ static npt_status ride_back(streamed_pass *p, npt_distill_run *run, int layer, p
     if (!p->differs[layer]) return NPT_OK;
     d->teacher_h[layer] = rider->teacher_h[layer];
     d->student_h[layer] = rider->student_h[layer];
-    NPT_TRY(make_again(p, run, layer,
-                       first ? rider->inputs[layer] : rider->student_h[layer - 1]));
+    NPT_TRY(make_again(p, run, layer, first ? rider->inputs[layer] : rider->student_h[layer - 1]));
     NPT_TRY(npt_distill_loss_backward(run, layer, &dh));
     NPT_TRY(npt_distill_block_backward(run, layer, !first, dh));
     return last && !first ? keep(p, dh, &rider->dh) : NPT_OK;

@@ -10,7 +10,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/rng.h"
 #include "train/budget.h"
 #include "train/trainer.h"
 #include "unit/temp_dir.h"
@@ -58,9 +57,9 @@ static void store(stored *s)
             for (size_t k = 0; k < bytes; k++)
                 s->data[g][i][k] = (uint8_t)(k * 31 + k / 4096 + (size_t)(g * TENSORS + i));
             snprintf(name, sizeof name, "%d.%d", g, i);
-            assert_int_equal(npt_st_writer_add(writer, name, NPT_U8, 1, &shape, s->data[g][i], NULL,
-                                               NULL),
-                             NPT_OK);
+            assert_int_equal(
+                npt_st_writer_add(writer, name, NPT_U8, 1, &shape, s->data[g][i], NULL, NULL),
+                NPT_OK);
         }
     assert_int_equal(npt_st_writer_commit(writer), NPT_OK);
     npt_st_writer_destroy(writer);
@@ -179,6 +178,122 @@ static void another_file_is_not_read(void **state)
     unstore(&s);
 }
 
+/* ---- Blocks ---- */
+
+typedef struct loaded {
+    npt_model *model;
+    npt_exec *exec;
+    npt_policy policy;
+    npt_sites *sites;
+} loaded;
+
+/* False where the model does not go with the policy. */
+static bool open_loaded(loaded *l, const char *path, const npt_policy_request *request)
+{
+    npt_policy_request asked = *request;
+    *l = (loaded){0};
+    if (npt_model_open(&l->model, path) != NPT_OK) fail_msg("%s", npt_error_message());
+    asked.base_is_quantized = l->model->config.quantized;
+    if (npt_policy_decide(&asked, &l->policy) != NPT_OK) return false;
+    assert_int_equal(npt_exec_create(&l->exec, "native", 2), NPT_OK);
+    l->sites = npt_sites_for(&l->policy, &l->model->config, NULL);
+    assert_non_null(l->sites);
+    return true;
+}
+
+static void close_loaded(loaded *l)
+{
+    npt_sites_destroy(l->sites);
+    npt_exec_destroy(l->exec);
+    npt_model_close(l->model);
+}
+
+static void same_in(npt_in a, npt_in b, int64_t count)
+{
+    assert_int_equal(a.dtype, b.dtype);
+    assert_int_equal(a.data == NULL, b.data == NULL);
+    if (a.data != NULL)
+        assert_memory_equal(a.data, b.data, (size_t)count * npt_dtype_bytes(a.dtype));
+}
+
+static void same_weight(const npt_weight *a, const npt_weight *b)
+{
+    const size_t count = (size_t)(a->rows * a->cols);
+    assert_int_equal(a->dtype, b->dtype);
+    assert_memory_equal(a->data, b->data,
+                        a->dtype == NPT_NF4 ? count / 2 : count * npt_dtype_bytes(a->dtype));
+    assert_int_equal(a->absmax == NULL, b->absmax == NULL);
+    if (a->absmax != NULL) assert_memory_equal(a->absmax, b->absmax, count / 64 * sizeof(float));
+    if (a->levels != NULL) assert_memory_equal(a->levels, b->levels, 16 * sizeof(float));
+    assert_int_equal(a->bias == NULL, b->bias == NULL);
+    if (a->bias != NULL) assert_memory_equal(a->bias, b->bias, (size_t)a->rows * sizeof(float));
+}
+
+static void same_block(const npt_model *a, const npt_model *b, int layer)
+{
+    const npt_block_weights *x = &a->blocks[layer], *y = &b->blocks[layer];
+    const npt_weight *const of_a[] = {&x->q, &x->k, &x->v, &x->o, &x->gate, &x->up, &x->down},
+                            *const of_b[] = {&y->q,    &y->k,  &y->v,   &y->o,
+                                             &y->gate, &y->up, &y->down};
+    for (size_t i = 0; i < NPT_COUNT(of_a); i++) same_weight(of_a[i], of_b[i]);
+    same_in(x->norm_in, y->norm_in, a->config.hidden);
+    same_in(x->norm_post, y->norm_post, a->config.hidden);
+    same_in(x->q_norm, y->q_norm, a->config.head_dim);
+    same_in(x->k_norm, y->k_norm, a->config.head_dim);
+}
+
+static void check_blocks(const char *path, const npt_policy_request *request)
+{
+    loaded whole, streamed;
+    npt_stream_needs needs;
+    const bool fits = open_loaded(&whole, path, request) && open_loaded(&streamed, path, request);
+    const int layers = (int)whole.model->config.layers;
+    if (fits) {
+        npt_stream_options options = {.back_to = 0};
+        assert_int_equal(npt_model_load(whole.model, whole.exec, &whole.policy, whole.sites),
+                         NPT_OK);
+        assert_int_equal(
+            npt_model_stream_needs(streamed.model, &streamed.policy, options.back_to, &needs),
+            NPT_OK);
+        options.buffer = needs.least;
+        assert_int_equal(npt_model_stream(streamed.model, streamed.exec, &streamed.policy,
+                                          streamed.sites, &options),
+                         NPT_OK);
+        for (int turn = 0; turn < 2 * (2 * layers - 1); turn++) { /* up and down, twice */
+            const int at = turn % (2 * layers - 1), layer = at < layers ? at : 2 * layers - 2 - at;
+            if (npt_model_take_block(streamed.model, layer) != NPT_OK)
+                fail_msg("%s", npt_error_message());
+            same_block(whole.model, streamed.model, layer);
+            npt_model_release_block(streamed.model);
+        }
+        assert_int_equal(whole.model->narrowed >= streamed.model->narrowed, true);
+        assert_int_equal(whole.model->narrowing.flushed, streamed.model->narrowing.flushed);
+        close_loaded(&streamed);
+    }
+    close_loaded(&whole);
+}
+
+static void blocks_are_as_loaded(void **state)
+{
+    static const char *const models[] = {"llama", "qwen2", "qwen3", "nf4", "nf4-double"};
+    static const npt_policy_request requests[] = {{0},
+                                                  {.use_fp16 = true},
+                                                  {.use_bf16 = true},
+                                                  {.mixed_precision = NPT_F16},
+                                                  {.use_quantization = true}};
+    const char *top = getenv("NPT_SRCDIR");
+    (void)state;
+    for (size_t m = 0; m < NPT_COUNT(models); m++)
+        for (size_t r = 0; r < NPT_COUNT(requests); r++) {
+            char *path =
+                npt_format("%s/tests/golden/models/%s", top != NULL ? top : ".", models[m]);
+            const bool quantized = strncmp(models[m], "nf4", 3) == 0;
+            if (!quantized || (!requests[r].use_fp16 && !requests[r].use_bf16))
+                check_blocks(path, &requests[r]);
+            npt_free(path);
+        }
+}
+
 /* ---- What a run takes ---- */
 
 static char *make_model(const char *directory, int64_t hidden, int64_t inter, int64_t layers)
@@ -234,17 +349,19 @@ static npt_train_options options_for(const char *model, const char *rows, const 
     return o;
 }
 
-static const npt_precision_options precisions[] = {
-    {.use_bf16 = true}, {.use_fp16 = true}, {0}, {.mixed_precision = NPT_BF16},
-    {.use_quantization = true}};
+static const npt_precision_options precisions[] = {{.use_bf16 = true},
+                                                   {.use_fp16 = true},
+                                                   {0},
+                                                   {.mixed_precision = NPT_BF16},
+                                                   {.use_quantization = true}};
 
 /* Exact to a twentieth: what the formula says, and what the arenas handed out. */
 static void check_peaks(const npt_trainer *t)
 {
     const size_t activations = npt_arena_peak_bytes(t->distiller.step),
                  boundaries = npt_arena_peak_bytes(t->distiller.boundaries);
-    if (activations > t->budget.activations || 1.05 * (double)activations + (1 << 18) <
-                                                   (double)t->budget.activations)
+    if (activations > t->budget.activations ||
+        1.05 * (double)activations + (1 << 18) < (double)t->budget.activations)
         fail_msg("activations: %zu bytes, the budget said %zu", activations,
                  (size_t)t->budget.activations);
     assert_true(boundaries <= t->budget.boundaries &&
@@ -263,7 +380,8 @@ static void activations_are_what_the_budget_says(void **state)
         t.report = &report;
         t.options.dry_run = true;
         t.options.precision = precisions[i % NPT_COUNT(precisions)];
-        t.options.distill = i < NPT_COUNT(precisions) ? NPT_DISTILL_LAYERWISE : NPT_DISTILL_END_TO_END;
+        t.options.distill =
+            i < NPT_COUNT(precisions) ? NPT_DISTILL_LAYERWISE : NPT_DISTILL_END_TO_END;
         assert_int_equal(npt_trainer_open(&t), NPT_OK);
         t.options.memory_limit = 1;
         assert_int_equal(npt_budget_make(&t.budget, &t), NPT_E_USAGE);
@@ -330,7 +448,8 @@ static int train_below_limit(char **paths)
     return 1;
 }
 
-/* Peak resident bytes of this program as train_below_limit(), without the memory of this process. */
+/* Peak resident bytes of this program as train_below_limit(), without the memory of this process.
+ */
 static uint64_t peak_below_limit(char *model, char *rows, char *output)
 {
     char name[] = "test_stream", *arguments[] = {name, model, rows, output, NULL};
@@ -352,8 +471,7 @@ static void a_larger_model_stays_below_the_limit(void **state)
     (void)state;
     size_t all;
     char *directory = temp_dir(), *model = make_model(directory, 1024, 4096, 12),
-         *rows = make_rows(directory, 8, 64),
-         *file = npt_path_join(model, "model.safetensors"),
+         *rows = make_rows(directory, 8, 64), *file = npt_path_join(model, "model.safetensors"),
          *output = npt_path_join(directory, "run");
     drop_from_cache(file);
     const uint64_t peak = peak_below_limit(model, rows, output);
@@ -379,6 +497,8 @@ int main(int argc, char **argv)
         NPT_CASE("a pass can be left in the middle", a_pass_can_be_left),
         NPT_CASE("a file that is cut while it is read is said", a_cut_file_is_said),
         NPT_CASE("a file that took the place of another is not read", another_file_is_not_read),
+        NPT_CASE("a streamed block is the block as it is loaded, of every model in every precision",
+                 blocks_are_as_loaded),
         NPT_CASE("activations are what the budget says, to a twentieth",
                  activations_are_what_the_budget_says),
         NPT_CASE("a model larger than the limit is trained below it",
