@@ -55,7 +55,8 @@ void npt_st_close(npt_st *st);
 /* `tensor->data` is from now on this; NULL: the mapping again. Whoever places it keeps it alive. */
 void npt_st_place(npt_st *st, const npt_st_tensor *tensor, const void *data);
 /* Some bytes of a tensor, without the mapping and without reading ahead (of that file from then
- * on); the page cache may keep them until npt_st_forget(). NPT_E_IO, also where the file became shorter. */
+ * on); the page cache may keep them until npt_st_forget(). NPT_E_IO, also where the file became
+ * shorter. */
 npt_status npt_st_read(const npt_st *st, const npt_st_tensor *tensor, uint64_t offset, void *dst,
                        size_t bytes);
 /* Gives back what the page cache holds of a tensor and nobody else uses; a hint. */

@@ -75,7 +75,7 @@ typedef struct npt_distill_pass {
     int64_t batches;
     /* Micro-batch `index`; valid until the next call. */
     npt_status (*batch)(void *context, int64_t index, npt_batch *batch);
-    int (*stop)(void); /* NULL, or not 0 where the pass is to end early; then it counts for nothing */
+    int (*stop)(void); /* NULL, or not 0 where the pass is to end early, and counts for nothing */
     void *context;
 } npt_distill_pass;
 

@@ -53,7 +53,9 @@ exact 'the same bits in NF4, quantized as it passes' --use_quantization
 exact 'the same bits with operands in F16' --mixed_precision fp16
 exact 'the same bits with adapters in some layers, additive' --layers upper_half --safe_mode
 exact 'the same bits with vitals and clipping' --probe_every 2 --max_grad_norm 0.1
-for threads in 1 3; do exact "the same bits with $threads threads" --use_fp16 --threads $threads; done
+for threads in 1 3; do
+    exact "the same bits with $threads threads" --use_fp16 --threads $threads
+done
 
 ends=$rows
 rows=$(echo "$rows" | sed 's/--distill layerwise//')
