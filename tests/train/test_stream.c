@@ -402,6 +402,46 @@ static void activations_are_what_the_budget_says(void **state)
     temp_dir_remove(directory);
 }
 
+/* One step of a streamed run, from headers to update. */
+static npt_status stream_a_step(const npt_train_options *o)
+{
+    npt_train_report report = {0};
+    npt_trainer t = {.options = *o, .report = &report};
+    npt_step_result r;
+    npt_status status = npt_trainer_open(&t);
+    if (status == NPT_OK) status = npt_budget_make(&t.budget, &t);
+    if (status == NPT_E_USAGE) status = NPT_OK; /* the limit is a byte: the smallest buffer */
+    if (status == NPT_OK) status = npt_trainer_open_data(&t);
+    if (status == NPT_OK) status = npt_trainer_load(&t, false);
+    if (status == NPT_OK) status = npt_trainer_step(&t, &r);
+    npt_trainer_close(&t);
+    return status;
+}
+
+static void memory_may_be_short(void **state)
+{
+    (void)state;
+    char *directory = temp_dir(), *model = make_model(directory, 256, 128, 3),
+         *rows = make_rows(directory, 8, 8);
+    npt_train_options o = options_for(model, rows, NULL);
+    o.dry_run = true;
+    o.distill = NPT_DISTILL_END_TO_END;
+    o.memory_limit = 1;
+    o.data.max_length = 8;
+    long n = 1;
+    npt_status status = NPT_E_NOMEM;
+    for (; status == NPT_E_NOMEM && n < 5000; n++) {
+        npt_alloc_fail_at(n);
+        status = stream_a_step(&o);
+    }
+    npt_alloc_fail_at(0);
+    if (status != NPT_OK) fail_msg("request %ld: %s", n - 1, npt_error_message());
+    assert_true(n > 100);
+    npt_free(rows);
+    npt_free(model);
+    temp_dir_remove(directory);
+}
+
 /* ---- A model that is larger than the limit ---- */
 
 #define LIMIT_BYTES ((uint64_t)150000000)
@@ -501,6 +541,7 @@ int main(int argc, char **argv)
                  blocks_are_as_loaded),
         NPT_CASE("activations are what the budget says, to a twentieth",
                  activations_are_what_the_budget_says),
+        NPT_CASE("any request for memory may fail", memory_may_be_short),
         NPT_CASE("a model larger than the limit is trained below it",
                  a_larger_model_stays_below_the_limit),
     };
