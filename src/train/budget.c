@@ -189,17 +189,19 @@ static uint64_t resident_now(void)
     return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-static void count_run_arena(npt_budget *b, const npt_trainer *t)
+/* As allocate() of adapter.c and make_adapters() of open.c do. */
+static void count_adapters(npt_budget *b, const npt_trainer *t)
 {
-    const uint64_t terms =
-        t->term_gradients != NULL ? (uint64_t)npt_adapters_size(&t->adapters) * sizeof(float) : 0;
-    const uint64_t resident = resident_now();
-    b->adapters = npt_arena_tag_bytes(t->arena, NPT_MEM_ADAPTERS);
-    b->masters = npt_arena_tag_bytes(t->arena, NPT_MEM_MASTERS);
-    b->moments = npt_arena_tag_bytes(t->arena, NPT_MEM_MOMENTS);
-    b->gradients = npt_arena_tag_bytes(t->arena, NPT_MEM_GRADIENTS);
-    /* all of that was written already, but for the gradients of the term */
-    const uint64_t written = b->adapters + b->masters + b->moments + b->gradients - terms;
+    const npt_dtype dtype = t->adapters.dtype;
+    const uint64_t size = (uint64_t)npt_adapters_size(&t->adapters), f32 = sizeof(float),
+                   resident = resident_now();
+    const bool two_terms = t->options.regularization_lambda > 0;
+    b->adapters = size * npt_dtype_bytes(dtype);
+    b->masters = dtype == NPT_F32 ? 0 : size * f32;
+    b->moments = 2 * size * f32;
+    b->gradients = (two_terms ? 2 : 1) * size * f32;
+    /* written already, but for the gradients of a term */
+    const uint64_t written = t->plan_only ? 0 : b->adapters + b->masters + b->moments + size * f32;
     b->program = resident > written ? resident - written : 0;
     b->program = (b->program + 4 * MIB - 1) / (4 * MIB) * (4 * MIB); /* two runs say the same */
 }
@@ -316,7 +318,7 @@ npt_status npt_budget_make(npt_budget *b, struct npt_trainer *t)
     const int64_t tokens = t->options.batch_size * t->options.data.max_length;
     NPT_TRY(
         npt_model_stream_needs(t->setup.model, &t->setup.policy, npt_budget_back_to(t), &needs));
-    count_run_arena(&common, t);
+    count_adapters(&common, t);
     NPT_TRY(reserve_scratch(t, tokens));
     common.scratch = npt_exec_scratch_bytes(t->setup.exec);
     const npt_budget whole = whole_way(&common, t, &needs),

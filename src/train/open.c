@@ -24,12 +24,15 @@ static npt_status make_adapters(npt_trainer *t)
                                            o->layers, o->seed};
     const npt_objective objective = {o->loss, o->regularization_lambda, o->distill,
                                      o->teacher_forcing, o->seed};
-    NPT_TRY(npt_adapters_init(&t->adapters, &adapters, &t->setup.model->config, &t->setup.policy,
-                              t->arena, true));
+    const npt_config *config = &t->setup.model->config;
+    NPT_TRY(
+        t->plan_only
+            ? npt_adapters_describe(&t->adapters, &adapters, config, &t->setup.policy, t->arena)
+            : npt_adapters_init(&t->adapters, &adapters, config, &t->setup.policy, t->arena, true));
     t->optimizer = (npt_optimizer_settings){
         .kind = o->optimizer, .weight_decay = o->weight_decay, .max_grad_norm = o->max_grad_norm};
     npt_scaler_init(&t->state.scaler, t->setup.policy.dynamic_loss_scale, o->initial_loss_scale);
-    if (o->regularization_lambda > 0) {
+    if (o->regularization_lambda > 0 && !t->plan_only) {
         t->term_gradients = npt_arena_alloc(t->arena, NPT_MEM_GRADIENTS,
                                             (size_t)npt_adapters_size(&t->adapters), sizeof(float));
         if (t->term_gradients == NULL) return NPT_E_NOMEM;

@@ -299,6 +299,7 @@ static npt_status describe_dry_run(const npt_trainer *t)
 static npt_status open_run(npt_trainer *t)
 {
     npt_train_options *o = &t->options;
+    t->plan_only = o->dry_run;
     NPT_TRY(npt_trainer_open(t));
     if (!o->dry_run) NPT_TRY(prepare_output(t));
     npt_describe_log(&t->setup, &t->adapters, &t->distiller);

@@ -36,6 +36,7 @@ typedef struct npt_trainer {
     json_t *adapter_config, *settings;
     float *term_gradients;   /* of the regularizer, where terms are measured */
     int64_t steps_per_epoch; /* 0: not known */
+    bool plan_only;          /* set by who wants no values: adapters have names and shapes only */
     npt_budget budget;       /* where a limit was given, or a dry run asked */
     bool terms_warned, doctor_named, weights_told;
     npt_vitals vitals;     /* of the step before, where --probe_every asked for it */
