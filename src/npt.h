@@ -96,9 +96,16 @@ typedef struct npt_precision_options {
     bool strict;               /* the first cast that is not in the plan ends the run */
 } npt_precision_options;
 
+typedef enum npt_matmul_precision {
+    NPT_MATMUL_AUTO,  /* F32 activations in bf16 pieces where that is fast and as exact as F32 */
+    NPT_MATMUL_FMA,   /* never in pieces */
+    NPT_MATMUL_PIECES /* in pieces where AMX can, fast or not: for tests */
+} npt_matmul_precision;
+
 typedef struct npt_compute_options {
     const char *backend; /* names separated by commas; NULL: all, in the built-in order */
     int threads;         /* 0: as many as this process may use */
+    npt_matmul_precision matmul_precision;
 } npt_compute_options;
 
 typedef enum npt_modulation {
@@ -250,7 +257,7 @@ typedef enum npt_verdict {
 typedef struct npt_doctor_options {
     bool json; /* one object, schema in doc/precision.md; else text for a person */
     bool scan; /* plan: reads every weight for values the planned dtype cannot hold */
-    bool all;  /* probe: every site, not the worst `top`; plan: casts of every layer */
+    bool all;  /* probe, diff: every site, not the worst `top`; plan: casts of every layer */
     int top;   /* 0: ten */
     const char *layers; /* probe: rows of these blocks only; NULL: of those with an adapter */
 } npt_doctor_options;
@@ -265,8 +272,10 @@ NPT_API npt_status npt_doctor_plan(const npt_train_options *options,
 NPT_API npt_status npt_doctor_probe(const npt_train_options *options,
                                     const npt_doctor_options *doctor, FILE *out,
                                     npt_verdict *verdict);
-/* Two probes in JSON: the first site that differs beyond its tolerance, then what follows it. */
-NPT_API npt_status npt_doctor_diff(const char *path_a, const char *path_b, bool json, FILE *out,
+/* Two probes in JSON: the first site that differs beyond its tolerance, then what follows it. Of
+ * `doctor` json and all count. NPT_E_USAGE where they are not of the same batch and model. */
+NPT_API npt_status npt_doctor_diff(const char *path_a, const char *path_b,
+                                   const npt_doctor_options *doctor, FILE *out,
                                    npt_verdict *verdict);
 /* An error text somebody pasted (`bytes` of any bytes): cause and remedy. NPT_VERDICT_FINE where it
  * is known, NPT_VERDICT_WARNING where it is not, which is said. */

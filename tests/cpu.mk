@@ -5,6 +5,13 @@ tests_kern_test_matmul_test_SOURCES = \
   tests/kern/test_matmul.c \
   tests/kern/matmul_rig.h \
   tests/npt_test.h
+if AMX
+check_PROGRAMS += tests/kern/test_matmul_pieces.test
+tests_kern_test_matmul_pieces_test_SOURCES = \
+  tests/kern/test_matmul_pieces.c \
+  tests/kern/matmul_rig.h \
+  tests/npt_test.h
+endif
 
 # Speed is measured by `make bench`, never by `make check`.
 EXTRA_PROGRAMS += tests/bench/npt-bench-matmul

@@ -51,3 +51,12 @@ tests_doctor_test_probe_test_SOURCES = tests/doctor/test_probe.c tests/unit/temp
   $(golden_case)
 tests_doctor_test_probe_test_CPPFLAGS = $(golden_flags)
 dist_check_SCRIPTS += tests/cli/test_doctor_probe.sh
+
+# Two probes beside each other.
+check_PROGRAMS += tests/unit/test_doctor_diff.test tests/fuzz/fuzz_probe_json.test
+tests_unit_test_doctor_diff_test_SOURCES = tests/unit/test_doctor_diff.c \
+  tests/unit/temp_dir.h tests/npt_test.h
+tests_unit_test_doctor_diff_test_CPPFLAGS = $(golden_flags)
+tests_fuzz_fuzz_probe_json_test_SOURCES = tests/fuzz/fuzz_probe_json.c tests/fuzz/driver.c
+dist_check_SCRIPTS += tests/cli/test_doctor_diff.sh
+dist_check_SCRIPTS += tests/cli/test_readme.sh

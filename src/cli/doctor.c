@@ -20,6 +20,7 @@ static const struct subcommand {
 } subcommands[] = {
     {"plan", npt_command_doctor_plan, "every dtype and cast of a run before it, from headers only"},
     {"probe", npt_command_doctor_probe, "one batch, every site observed beside an F32 shadow"},
+    {"diff", npt_command_doctor_diff, "two probes: the first site that differs, what follows"},
     {"explain", doctor_explain, "what a pasted error text means, and what to do about it"},
 };
 enum { SUBCOMMAND_COUNT = sizeof(subcommands) / sizeof(subcommands[0]) };

@@ -5,6 +5,6 @@
 
 #include "cli/cli.h"
 
-npt_command_run npt_command_doctor_plan, npt_command_doctor_probe;
+npt_command_run npt_command_doctor_plan, npt_command_doctor_probe, npt_command_doctor_diff;
 
 #endif

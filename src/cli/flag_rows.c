@@ -52,6 +52,9 @@ const npt_flag npt_precision_flags[] = {
     {NULL, NPT_FLAG_BOOL, 0, 0, 0, NULL, NULL, NULL, NULL}};
 #undef AT
 
+static const npt_flag_choice matmul_precision_choices[] = {
+    {"auto", NPT_MATMUL_AUTO}, {"fma", NPT_MATMUL_FMA}, {NULL, 0}};
+
 #define AT(field) offsetof(npt_compute_options, field)
 const npt_flag npt_compute_flags[] = {
     {"backend", NPT_FLAG_TEXT, AT(backend), 0, 0, NULL, "NAME[,NAME...]",
@@ -59,6 +62,10 @@ const npt_flag npt_compute_flags[] = {
      "matmul backends to use, the most wanted first; npt backends lists them"},
     {"threads", NPT_FLAG_INT, AT(threads), 0, 4096, NULL, NULL, NULL,
      "threads; 0: as many as this process may use"},
+    {"matmul_precision", NPT_FLAG_CHOICE, AT(matmul_precision), 0, 0, matmul_precision_choices,
+     NULL, NULL,
+     "auto: F32 activations on AMX as sums of bf16 pieces, as exact as F32; fma: F32 arithmetic "
+     "only"},
     {NULL, NPT_FLAG_BOOL, 0, 0, 0, NULL, NULL, NULL, NULL}};
 #undef AT
 

@@ -20,6 +20,7 @@ npt_SOURCES = \
   src/cli/make_model.c \
   src/cli/doctor.h \
   src/cli/doctor.c \
+  src/cli/doctor_diff.c \
   src/cli/doctor_run.c \
   src/cli/selftest.c \
   src/cli/main.c

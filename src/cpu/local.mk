@@ -10,8 +10,10 @@ endif
 if AVX2
 libnptcore_la_SOURCES += \
   src/cpu/matmul_blocked.c \
+  src/cpu/matmul_blocked.h \
   src/cpu/matmul_native.c \
-  src/cpu/matmul_native.h
+  src/cpu/matmul_native.h \
+  src/cpu/matmul_patch.c
 if ONEDNN
 libnptcore_la_SOURCES += src/cpu/matmul_onednn.c
 endif
@@ -33,7 +35,9 @@ endif
 if AMX
 noinst_LTLIBRARIES += libnptamx.la
 libnptamx_la_CFLAGS = $(AM_CFLAGS) $(NPT_AMX_CFLAGS)
-libnptamx_la_SOURCES = src/cpu/matmul_amx.c
+libnptamx_la_SOURCES = \
+  src/cpu/matmul_amx.c \
+  src/cpu/matmul_amx_pack.inc.h
 libnptcore_la_LIBADD += libnptamx.la
 endif
 

@@ -1,57 +1,25 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "config.h"
 
-#include "cpu/matmul_native.h"
-
-#include <stdatomic.h>
+#include "cpu/matmul_blocked.h"
 
 /* The blocked product, straight from the stored dtypes.
  *
  * One matrix is streamed: cut into chunks, a task each, packed panel by panel just before use. The
- * other is resident: packed once, by all workers, into shared scratch, at most RESIDENT_MAX of its
- * vectors at a time. Independently of that, one matrix is the row operand of the tile and the other
- * the lane operand (matmul_native.h): the streamed matrix takes the part that its layout packs into
- * without turning. Sums of a task stay in F32 scratch, in the tile's own form, over all of k; bias,
- * accumulation and the one rounding come at the end. Invariant: chunks, panels and k blocks follow
- * from the shape alone, so the bits do not depend on the number of threads. */
+ * other is resident: packed once, by all workers, into shared scratch, at most NPT_RESIDENT_MAX of
+ * its vectors at a time. Independently of that, one matrix is the row operand of the tile and the
+ * other the lane operand (matmul_native.h): the streamed matrix takes the part that its layout
+ * packs into without turning. Sums of a task stay in F32 scratch, in the tile's own form, over all
+ * of k; bias, accumulation and the one rounding come at the end. Invariant: chunks, panels and k
+ * blocks follow from the shape alone, so the bits do not depend on the number of threads. */
 
 enum {
-    RESIDENT_MAX = 512, /* vectors of the resident matrix packed at once; a multiple of 32 */
     CHUNK_LANES = NPT_NATIVE_CHUNK, /* most streamed vectors of a task, as lanes */
     CHUNK_PANELS = 8,               /* the same as rows: panels */
     TASKS_WANTED = 16,              /* smaller chunks where there would be fewer tasks */
     MAX_AHEAD = 4096,               /* lines asked for before they are packed */
     SMALL_DEPTH = 64                /* below, turning C costs more than turning an operand */
 };
-
-typedef struct npt_native_shape {
-    npt_native_ops ops;
-    bool stream_w;                  /* else A is streamed and W resident */
-    bool lanes_w;                   /* W is the lane operand, else A */
-    int64_t streamed, resident;     /* vectors of each: n or m */
-    int64_t block;                  /* resident vectors at a time */
-    int64_t chunk;                  /* streamed vectors of a task */
-    int stream_rows, resident_rows; /* tile height where that matrix is the row operand */
-    int64_t depth_blocks;
-    int64_t padded_k; /* up to a whole unit of the tiles */
-    size_t sums_floats, panel_bytes;
-} npt_native_shape;
-
-typedef struct npt_native_job {
-    const npt_matmul_desc *desc;
-    const npt_matmul_args *args;
-    const npt_matmul_scratch *scratch;
-    npt_native_shape shape;
-    npt_native_operand stream, rest;
-    int64_t first, count; /* the resident block: vectors first … first+count-1 */
-    char *packed;
-    atomic_bool useless; /* a packing said so */
-} npt_native_job;
-
-static int64_t min64(int64_t x, int64_t y)
-{
-    return x < y ? x : y;
-}
 
 static int64_t parts(int64_t total, int64_t size)
 {
@@ -88,21 +56,22 @@ static void shape_chunks(npt_native_shape *shape)
     const bool stream_lanes = shape->stream_w == shape->lanes_w;
     const int64_t share = parts(shape->streamed, TASKS_WANTED);
     int64_t sums_rows, sums_lanes;
-    shape->block = even_blocks(shape->resident, RESIDENT_MAX, wide);
+    shape->block = even_blocks(shape->resident, NPT_RESIDENT_MAX, wide);
     if (stream_lanes) {
         shape->chunk = clamp(round_up(share, wide), 4 * wide, CHUNK_LANES);
-        shape->resident_rows = tile_rows(&shape->ops, min64(shape->resident, shape->block));
+        shape->resident_rows = tile_rows(&shape->ops, npt_min64(shape->resident, shape->block));
         sums_rows = round_up(shape->block, shape->resident_rows);
         sums_lanes = shape->chunk;
-        shape->panel_bytes = (size_t)(shape->ops.depth * shape->chunk * shape->ops.packed_bytes);
+        shape->panel_bytes = (size_t)(shape->ops.depth * shape->chunk * shape->ops.lane_bytes);
     } else {
         shape->stream_rows = tile_rows(&shape->ops, shape->streamed);
         const int64_t height = shape->stream_rows;
         shape->chunk = clamp(round_up(share, height), height, CHUNK_PANELS * height);
         sums_rows = shape->chunk;
         sums_lanes = round_up(shape->block, wide);
-        shape->panel_bytes = (size_t)(shape->ops.depth * height * shape->ops.packed_bytes);
+        shape->panel_bytes = (size_t)(shape->ops.depth * height * shape->ops.row_bytes);
     }
+    shape->panel_bytes = (shape->panel_bytes + 63) / 64 * 64;
     shape->sums_floats = (size_t)(sums_rows * sums_lanes);
 }
 
@@ -124,23 +93,30 @@ static npt_native_shape shape_of(const npt_matmul_desc *desc, const npt_native_o
 
 /* ---- Blocked route -------------------------------------------------------------------------- */
 
-/* Lane panels are two vectors wide but for an odd last one. */
-static int panel_vectors(const npt_native_ops *ops, int64_t first, int64_t count)
-{
-    return count - first > ops->lanes ? 2 : 1;
-}
-
 /* Where a panel of the resident matrix lies: rows, by number of panel; lanes, by first vector. */
 static char *resident_rows(const npt_native_job *job, int64_t panel, int64_t k0)
 {
     const npt_native_ops *ops = &job->shape.ops;
     const int64_t blocks = panel * job->shape.depth_blocks + k0 / ops->depth;
-    return job->packed + blocks * job->shape.resident_rows * ops->depth * ops->packed_bytes;
+    return job->packed + blocks * job->shape.resident_rows * ops->depth * ops->row_bytes;
 }
 
 static char *resident_lanes(const npt_native_job *job, int64_t first, int width, int64_t k0)
 {
-    return job->packed + (first * job->shape.padded_k + k0 * width) * job->shape.ops.packed_bytes;
+    return job->packed + (first * job->shape.padded_k + k0 * width) * job->shape.ops.lane_bytes;
+}
+
+static int64_t units_of(const npt_native_ops *ops, const npt_native_packing *packing, bool as_rows)
+{
+    if (as_rows) return packing->count;
+    return parts(round_up(packing->depth, ops->depth_unit), 2) *
+           parts(packing->count, NPT_NATIVE_UNIT_LANES);
+}
+
+static void pack_units(const npt_native_ops *ops, const npt_native_packing *packing, bool as_rows,
+                       int64_t from, int64_t to)
+{
+    (as_rows ? ops->pack_rows : ops->pack_lanes)(packing, from, to);
 }
 
 /* One panel of the resident matrix, all of k. */
@@ -152,27 +128,21 @@ static void pack_resident_task(void *context, int64_t index, int worker)
     const bool as_rows = shape->stream_w == shape->lanes_w;
     const int64_t unit = as_rows ? shape->resident_rows : 2 * ops->lanes;
     const int64_t first = index * unit;
-    const int width = as_rows ? (int)unit : panel_vectors(ops, first, job->count) * ops->lanes;
-    bool good = true;
+    const int width = as_rows ? (int)unit : npt_panel_vectors(ops, first, job->count) * ops->lanes;
     (void)worker;
+    if (ops->checked) job->panels[index] = npt_matmul_survey_panel(job, index);
     for (int64_t k0 = 0; k0 < job->desc->k; k0 += ops->depth) {
-        const int64_t depth = min64(ops->depth, job->desc->k - k0);
-        if (as_rows)
-            good &= ops->pack_rows(&job->rest, job->first + first, width, k0, depth,
-                                   resident_rows(job, index, k0));
-        else
-            good &= ops->pack_lanes(&job->rest, job->first + first, width, k0, depth,
-                                    resident_lanes(job, first, width, k0));
+        const npt_native_packing packing = {.src = &job->rest,
+                                            .first = job->first + first,
+                                            .count = width,
+                                            .k0 = k0,
+                                            .depth = npt_min64(ops->depth, job->desc->k - k0),
+                                            .block = ops->depth,
+                                            .dst = as_rows ? resident_rows(job, index, k0)
+                                                           : resident_lanes(job, first, width, k0)};
+        pack_units(ops, &packing, as_rows, 0, units_of(ops, &packing, as_rows));
     }
-    if (!good) atomic_store(&job->useless, true);
 }
-
-/* Rows × lanes of a task's sums, and where they go. */
-typedef struct npt_native_area {
-    int64_t row_first, rows, lane_first, lanes; /* in the matrices */
-    int64_t panel_rows;                         /* rows of one lane panel in the sums, padded */
-    float *sums;
-} npt_native_area;
 
 static void store_area(const npt_native_job *job, const npt_native_area *area)
 {
@@ -186,8 +156,8 @@ static void store_area(const npt_native_job *job, const npt_native_area *area)
         const npt_native_store piece = {
             .sums = area->sums + lane * area->panel_rows,
             .rows = area->rows,
-            .width = panel_vectors(ops, lane, area->lanes) * ops->lanes,
-            .lanes = min64(2 * ops->lanes, area->lanes - lane),
+            .width = npt_panel_vectors(ops, lane, area->lanes) * ops->lanes,
+            .lanes = npt_min64(2 * ops->lanes, area->lanes - lane),
             .c = (char *)job->args->c + (size_t)(row0 * desc->n + column0) * bytes,
             .stride = desc->n,
             .dtype = desc->c,
@@ -208,8 +178,8 @@ static void list_lines(const npt_native_operand *src, int64_t first, int64_t wid
                        int64_t most, npt_native_ahead *ahead)
 {
     const int64_t bits = src->dtype == NPT_NF4 ? 4 : src->dtype == NPT_F32 ? 32 : 16;
-    const int64_t depth = min64(most, src->depth - k0);
-    const int64_t vectors = min64(width, src->count - first);
+    const int64_t depth = npt_min64(most, src->depth - k0);
+    const int64_t vectors = npt_min64(width, src->count - first);
     const int64_t outer = src->k_inside ? vectors : depth;
     const int64_t inner = src->k_inside ? depth : vectors;
     const int64_t stride = src->k_inside ? src->depth : src->count;
@@ -219,68 +189,102 @@ static void list_lines(const npt_native_operand *src, int64_t first, int64_t wid
             ahead->lines[ahead->count++] = (const char *)src->data + index * bits / 8 + byte;
 }
 
-/* A streamed panel, or a chunk of lane panels, at one k block. */
-typedef struct npt_native_step {
-    int64_t first, width, k0, depth;
-    const void *panel;
-    int64_t row_stride; /* of the panel, where it is rows */
-    npt_native_ahead *ahead;
-} npt_native_step;
-
-/* Runs a tile; it asks for its share of the lines ahead, `left` tiles being still to come. */
-static void run_tile(const npt_native_ops *ops, npt_native_tile *tile, npt_native_ahead *ahead,
-                     int64_t left)
+/* Whether the tiles can read the streamed rows where they lie. */
+static bool in_place(const npt_native_job *job, int64_t first, int64_t width, int64_t depth)
 {
-    tile->lines = ahead->lines + ahead->used;
-    tile->line_count = min64(parts(ahead->count - ahead->used, left), tile->depth);
-    ahead->used += tile->line_count;
-    ops->tile(tile);
+    const npt_native_ops *ops = &job->shape.ops;
+    return ops->rows_in_place && job->stream.k_inside && first + width <= job->shape.streamed &&
+           depth % ops->depth_unit == 0;
 }
 
-static void multiply_rows(const npt_native_job *job, const npt_native_step *step,
+/* A streamed panel, or a chunk of lane panels, at one k block; what its tiles do for later ones. */
+typedef struct npt_native_step {
+    npt_native_packing packing;
+    bool in_place;
+    int64_t units, packed;        /* of the packing: all, done */
+    struct npt_native_step *next; /* packed by the tiles of this one; NULL: none */
+    npt_native_ahead ahead;       /* lines of the one after it */
+} npt_native_step;
+
+static bool stream_rows(const npt_native_job *job)
+{
+    return job->shape.stream_w != job->shape.lanes_w;
+}
+
+static void finish_packing(const npt_native_job *job, npt_native_step *step)
+{
+    if (step->packed < step->units)
+        pack_units(&job->shape.ops, &step->packing, stream_rows(job), step->packed, step->units);
+    step->packed = step->units;
+}
+
+/* Runs a tile; it asks for its share of the lines ahead and does its share of the next packing,
+ * `left` tiles being still to come. */
+static void run_tile(const npt_native_job *job, npt_native_tile *tile, npt_native_step *step,
+                     int64_t left)
+{
+    npt_native_ahead *ahead = &step->ahead;
+    npt_native_step *next = step->next;
+    tile->depth = round_up(step->packing.depth, job->shape.ops.depth_unit);
+    tile->add = step->packing.k0 > 0;
+    tile->lines = ahead->lines + ahead->used;
+    tile->line_count = npt_min64(parts(ahead->count - ahead->used, left), tile->depth);
+    ahead->used += tile->line_count;
+    if (next != NULL) {
+        tile->next = &next->packing;
+        tile->pack = stream_rows(job) ? job->shape.ops.pack_rows : job->shape.ops.pack_lanes;
+        tile->next_from = next->packed;
+        next->packed += parts(next->units - next->packed, left);
+        tile->next_to = next->packed;
+    }
+    job->shape.ops.tile(tile);
+}
+
+static void multiply_rows(const npt_native_job *job, npt_native_step *step,
                           const npt_native_area *area)
 {
     const npt_native_ops *ops = &job->shape.ops;
+    const npt_native_packing *packing = &step->packing;
     const int64_t panels = parts(job->count, 2 * ops->lanes);
     for (int64_t p = 0; p < panels; p++) {
         const int64_t lane = p * 2 * ops->lanes;
-        const int vectors = panel_vectors(ops, lane, job->count);
+        if (ops->checked && job->panels[p].unfit) continue;
+        const int vectors = npt_panel_vectors(ops, lane, job->count);
         const int width = vectors * ops->lanes;
         npt_native_tile tile = {
-            .rows = (int)step->width,
+            .rows = (int)packing->count,
             .vectors = vectors,
-            .depth = step->depth,
-            .row = step->panel,
-            .row_stride = step->row_stride,
-            .lane = resident_lanes(job, lane, width, step->k0),
-            .sums = area->sums + lane * area->panel_rows + (step->first - area->row_first) * width,
-            .add = step->k0 > 0,
+            .row = packing->dst,
+            .in_place = step->in_place,
+            .row_stride = packing->src->depth,
+            .lane = resident_lanes(job, lane, width, packing->k0),
+            .sums =
+                area->sums + lane * area->panel_rows + (packing->first - area->row_first) * width,
         };
-        run_tile(ops, &tile, step->ahead, panels - p);
+        run_tile(job, &tile, step, panels - p);
     }
 }
 
-static void multiply_lanes(const npt_native_job *job, const npt_native_step *step,
+static void multiply_lanes(const npt_native_job *job, npt_native_step *step,
                            const npt_native_area *area)
 {
     const npt_native_ops *ops = &job->shape.ops;
+    const npt_native_packing *packing = &step->packing;
     const int rows = job->shape.resident_rows, wide = 2 * ops->lanes;
     const int64_t panels = parts(job->count, rows);
-    int64_t left = panels * parts(step->width, wide);
+    int64_t left = panels * parts(packing->count, wide);
     for (int64_t p = 0; p < panels; p++)
-        for (int64_t lane = 0; lane < step->width; lane += wide, left--) {
-            const int vectors = panel_vectors(ops, lane, step->width);
+        for (int64_t lane = 0; lane < packing->count; lane += wide, left--) {
+            if (ops->checked && job->panels[p].unfit) continue;
+            const int vectors = npt_panel_vectors(ops, lane, packing->count);
             npt_native_tile tile = {
                 .rows = rows,
                 .vectors = vectors,
-                .depth = step->depth,
-                .row = resident_rows(job, p, step->k0),
-                .row_stride = ops->depth,
-                .lane = (const char *)step->panel + lane * ops->depth * ops->packed_bytes,
+                .row = resident_rows(job, p, packing->k0),
+                .lane = (const char *)packing->dst + lane * ops->depth * ops->lane_bytes,
                 .sums = area->sums + lane * area->panel_rows + p * rows * vectors * ops->lanes,
-                .add = step->k0 > 0,
             };
-            run_tile(ops, &tile, step->ahead, left);
+            run_tile(job, &tile, step, left);
         }
 }
 
@@ -294,39 +298,56 @@ static npt_native_area area_of(const npt_native_job *job, int64_t first, int64_t
         first, count, job->first, job->count, round_up(count, shape->stream_rows), sums};
 }
 
-/* Whether the tiles can read the streamed rows where they lie. */
-static bool in_place(const npt_native_job *job, int64_t first, int64_t width, int64_t depth)
-{
-    const npt_native_ops *ops = &job->shape.ops;
-    return ops->rows_in_place && job->stream.k_inside && first + width <= job->shape.streamed &&
-           depth % ops->depth_unit == 0;
-}
+/* The steps of a task, in order: all panels (or the one chunk of lanes) of a k block, then the next
+ * block. */
+typedef struct npt_native_walk {
+    int64_t first, end, unit, panels, steps;
+    char *buffer[2]; /* packed forms, in turn */
+} npt_native_walk;
 
-/* Packs one panel (or chunk of lanes) and runs its tiles. */
-static bool do_step(const npt_native_job *job, npt_native_step *step, void *panel,
-                    const npt_native_area *area)
+static void start_step(const npt_native_job *job, const npt_native_walk *walk, int64_t index,
+                       npt_native_step *step)
 {
     const npt_native_ops *ops = &job->shape.ops;
     const npt_native_operand *src = &job->stream;
-    const int64_t depth = step->depth;
-    bool good = true;
-    step->panel = panel;
-    step->row_stride = ops->depth;
-    step->depth = round_up(depth, ops->depth_unit);
-    if (job->shape.stream_w == job->shape.lanes_w) {
-        good = ops->pack_lanes(src, step->first, (int)step->width, step->k0, depth, panel);
-        multiply_lanes(job, step, area);
-        return good;
+    npt_native_packing *packing = &step->packing;
+    *packing = (npt_native_packing){.src = src,
+                                    .first = walk->first + index % walk->panels * walk->unit,
+                                    .count = walk->unit,
+                                    .k0 = index / walk->panels * ops->depth,
+                                    .block = ops->depth,
+                                    .dst = walk->buffer[index % 2]};
+    packing->depth = npt_min64(ops->depth, job->desc->k - packing->k0);
+    step->in_place = stream_rows(job) && in_place(job, packing->first, walk->unit, packing->depth);
+    step->packed = 0;
+    step->units = units_of(ops, packing, stream_rows(job));
+    if (!step->in_place) return;
+    step->units = 0;
+    packing->dst = (char *)(uintptr_t)src->data + (packing->first * src->depth + packing->k0) *
+                                                      (int64_t)npt_dtype_bytes(src->dtype);
+}
+
+/* Where tiles pack ahead, a step's panel is packed by the tiles of the one before, and the lines
+ * asked for are those of the one after; else it is packed at its own start. */
+static void run_steps(const npt_native_job *job, const npt_native_walk *walk,
+                      const npt_native_area *area)
+{
+    const npt_native_ops *ops = &job->shape.ops;
+    const int distance = ops->packs_ahead ? 2 : 1;
+    npt_native_step steps[2];
+    start_step(job, walk, 0, &steps[0]);
+    for (int64_t i = 0; i < walk->steps; i++) {
+        npt_native_step *step = &steps[i % 2], *next = &steps[(i + 1) % 2];
+        const int64_t asked = i + distance;
+        finish_packing(job, step);
+        step->ahead.count = step->ahead.used = 0;
+        if (asked < walk->steps)
+            list_lines(&job->stream, walk->first + asked % walk->panels * walk->unit, walk->unit,
+                       asked / walk->panels * ops->depth, ops->depth, &step->ahead);
+        if (i + 1 < walk->steps) start_step(job, walk, i + 1, next);
+        step->next = ops->packs_ahead && i + 1 < walk->steps ? next : NULL;
+        (stream_rows(job) ? multiply_rows : multiply_lanes)(job, step, area);
     }
-    if (in_place(job, step->first, step->width, depth)) {
-        step->panel = (const char *)src->data +
-                      (step->first * src->depth + step->k0) * (int64_t)npt_dtype_bytes(src->dtype);
-        step->row_stride = src->depth;
-    } else {
-        good = ops->pack_rows(src, step->first, (int)step->width, step->k0, depth, panel);
-    }
-    multiply_rows(job, step, area);
-    return good;
 }
 
 static void chunk_task(void *context, int64_t index, int worker)
@@ -334,29 +355,23 @@ static void chunk_task(void *context, int64_t index, int worker)
     npt_native_job *job = context;
     const npt_native_shape *shape = &job->shape;
     const npt_native_ops *ops = &shape->ops;
-    const bool as_lanes = shape->stream_w == shape->lanes_w;
-    const int64_t k = job->desc->k, first = index * shape->chunk;
-    const int64_t end = min64(first + shape->chunk, shape->streamed);
-    const int64_t unit = as_lanes ? round_up(end - first, ops->lanes) : shape->stream_rows;
+    const int64_t first = index * shape->chunk;
+    const int64_t end = npt_min64(first + shape->chunk, shape->streamed);
+    const int64_t unit = stream_rows(job) ? shape->stream_rows : round_up(end - first, ops->lanes);
     float *sums = (void *)(job->scratch->worker + (size_t)worker * job->scratch->worker_stride);
+    char *const buffers = (char *)(sums + shape->sums_floats);
     const npt_native_area area = area_of(job, first, end - first, sums);
-    npt_native_ahead ahead;
-    bool good = true;
+    npt_native_walk walk = {.first = first,
+                            .end = end,
+                            .unit = unit,
+                            .panels = parts(end - first, unit),
+                            .buffer = {buffers, buffers + shape->panel_bytes}};
+    if (!ops->packs_ahead) walk.buffer[1] = buffers;
+    walk.steps = walk.panels * shape->depth_blocks;
     if (ops->begin != NULL) ops->begin();
-    for (int64_t k0 = 0; k0 < k; k0 += ops->depth)
-        for (int64_t s = first; s < end; s += unit) {
-            const bool last = s + unit >= end;
-            npt_native_step step = {
-                .first = s, .width = unit, .k0 = k0, .depth = min64(ops->depth, k - k0)};
-            step.ahead = &ahead;
-            ahead.count = ahead.used = 0;
-            if (!last || k0 + ops->depth < k)
-                list_lines(&job->stream, last ? first : s + unit, unit, last ? k0 + ops->depth : k0,
-                           ops->depth, &ahead);
-            good &= do_step(job, &step, sums + shape->sums_floats, &area);
-        }
+    run_steps(job, &walk, &area);
     if (ops->end != NULL) ops->end();
-    if (!good) atomic_store(&job->useless, true);
+    if (ops->checked) npt_matmul_patch(job, &area, buffers + 2 * shape->panel_bytes);
     store_area(job, &area);
 }
 
@@ -382,6 +397,12 @@ npt_native_operand npt_native_operand_w(const npt_matmul_desc *desc, const npt_m
                                 .k_inside = desc->trans_w};
 }
 
+/* Bytes that a resident element takes once packed. */
+static int resident_bytes(const npt_native_shape *shape)
+{
+    return shape->stream_w == shape->lanes_w ? shape->ops.row_bytes : shape->ops.lane_bytes;
+}
+
 void npt_matmul_blocked_plan(const npt_matmul_desc *desc, const npt_native_ops *ops,
                              size_t *worker_bytes, size_t *shared_bytes)
 {
@@ -389,10 +410,12 @@ void npt_matmul_blocked_plan(const npt_matmul_desc *desc, const npt_native_ops *
     const int64_t k = round_up(desc->k, ops->depth);
     const int64_t vectors = shape.block + 2 * NPT_NATIVE_MAX_LANES; /* panels may stick out */
     *worker_bytes = shape.sums_floats * sizeof(float) + shape.panel_bytes;
-    *shared_bytes = (size_t)(vectors * k * ops->packed_bytes);
+    if (ops->packs_ahead) *worker_bytes += shape.panel_bytes;
+    if (ops->checked) *worker_bytes += npt_matmul_patch_bytes();
+    *shared_bytes = (size_t)(vectors * k * resident_bytes(&shape));
 }
 
-bool npt_matmul_blocked_run(const npt_matmul_desc *desc, const npt_matmul_args *args,
+void npt_matmul_blocked_run(const npt_matmul_desc *desc, const npt_matmul_args *args,
                             const npt_matmul_scratch *scratch, const npt_native_ops *ops)
 {
     npt_native_job job = {.desc = desc, .args = args, .scratch = scratch};
@@ -404,11 +427,11 @@ bool npt_matmul_blocked_run(const npt_matmul_desc *desc, const npt_matmul_args *
     job.stream = job.shape.stream_w ? w : a;
     job.rest = job.shape.stream_w ? a : w;
     job.packed = scratch->shared;
+    if (ops->checked) npt_matmul_native_ops(scratch->cpu, &job.fma);
     for (; job.first < job.shape.resident; job.first += job.shape.block) {
-        job.count = min64(job.shape.block, job.shape.resident - job.first);
+        job.count = npt_min64(job.shape.block, job.shape.resident - job.first);
         npt_threads_run(scratch->threads, pack_resident_task, &job, parts(job.count, unit));
         npt_threads_run(scratch->threads, chunk_task, &job,
                         parts(job.shape.streamed, job.shape.chunk));
     }
-    return !atomic_load(&job.useless);
 }

@@ -5,9 +5,10 @@
 #include "cpu/matmul_native.h"
 
 /* "native": our own products for AVX2, AVX-512 and AMX. Three routes: for few tokens, W read once
- * against all of them (here); blocked on FMA; blocked on AMX tiles where both operands are halves.
- * The AMX route gives way to FMA after the fact where an operand was infinite or NaN. Invariant:
- * the route follows from the descriptor, the CPU and the data, never from the number of threads. */
+ * against all of them (here); blocked on FMA; blocked on AMX tiles, F16 and F32 in bf16 pieces,
+ * which gives way to FMA panel by panel where the pieces are not enough (matmul_patch.c).
+ * Invariant: the route follows from the descriptor, the CPU, the wish for plain F32 and the data,
+ * never from the number of threads. */
 
 enum { DOT_CHUNK = 64 /* W rows of a task on the route for few tokens */ };
 
@@ -123,7 +124,8 @@ static npt_native_ops fma_form(npt_cpu_level level)
                             .row_unit = 2,
                             .depth = NPT_NATIVE_DEPTH,
                             .depth_unit = 1,
-                            .packed_bytes = sizeof(float)};
+                            .row_bytes = sizeof(float),
+                            .lane_bytes = sizeof(float)};
 }
 
 void npt_matmul_native_ops(const npt_cpu *cpu, npt_native_ops *ops)
@@ -145,47 +147,92 @@ static bool few_tokens(const npt_matmul_desc *desc)
     return desc->trans_w && !desc->trans_a && desc->m <= NPT_NATIVE_DOT_TOKENS;
 }
 
+static int pieces_of(npt_dtype dtype)
+{
+    return dtype == NPT_BF16 ? 1 : dtype == NPT_F16 ? 2 : 3;
+}
+
 #ifdef HAVE_ISA_AMX
 
-/* Sizes of the AMX route; runs on any CPU. */
-static npt_native_ops amx_form(int pieces)
+/* Sizes of the AMX route; runs on any CPU. Where sums start from zero with each block, blocks of
+ * 128 keep a panel in first-level cache; for few tokens it is memory that limits, and the longer
+ * stretches of a row that 256 reads are faster. */
+static npt_native_ops amx_form(const npt_matmul_desc *desc)
 {
+    enum { FEW = 64 };
+    const int a = pieces_of(desc->a), w = pieces_of(desc->w);
+    const bool plain = a + w == 2, few = desc->trans_w && desc->m <= FEW;
     return (npt_native_ops){.lanes = NPT_NATIVE_AVX512_LANES,
                             .max_rows = NPT_NATIVE_AMX_ROWS,
                             .row_unit = NPT_NATIVE_AMX_ROWS / 2,
-                            .depth = NPT_NATIVE_MAX_DEPTH / pieces,
+                            .depth = plain ? 512
+                                     : few ? 256
+                                           : 128,
                             .depth_unit = NPT_NATIVE_AMX_STEP,
-                            .packed_bytes = 2 * pieces,
-                            .rows_in_place = pieces == 1};
-}
-
-/* Pieces of bf16 that an operand on AMX has; 0: FMA. */
-static int amx_pieces(const npt_matmul_desc *desc)
-{
-    enum { WORTHWHILE = 128 };
-    if (desc->a != desc->w || desc->trans_a) return 0;
-    if (desc->n < WORTHWHILE || desc->k < WORTHWHILE) return 0;
-    return desc->a == NPT_BF16 ? 1 : desc->a == NPT_F16 ? 2 : 0;
-}
-
-/* A product of F16 may turn out to be one for FMA when part of it is stored already. That part is
- * overwritten, but not where C is added to: there the product is made beside C. */
-static bool is_aside(const npt_matmul_desc *desc)
-{
-    return desc->accumulate && amx_pieces(desc) > 1;
-}
-
-static size_t aside_start(size_t bytes)
-{
-    return (bytes + 63) / 64 * 64;
-}
-
-static size_t aside_bytes(const npt_matmul_desc *desc)
-{
-    return (size_t)(desc->m * desc->n) * sizeof(float);
+                            .row_bytes = 2 * (desc->trans_w ? w : a),
+                            .lane_bytes = 2 * (desc->trans_w ? a : w),
+                            .rows_in_place = desc->trans_w && w == 1,
+                            .packs_ahead = true,
+                            .checked = !plain};
 }
 
 #endif
+
+/* Rows of A in F32 from which on AMX was faster than FMA (Sapphire Rapids), forward and dX. */
+static int64_t rows_wanted(const npt_matmul_desc *desc)
+{
+    if (desc->trans_w && desc->m <= NPT_NATIVE_DOT_TOKENS) return NPT_NATIVE_DOT_TOKENS + 1;
+    if (desc->a != NPT_F32) return 0;
+    switch (desc->w) {
+    case NPT_NF4: /* faster from 9 and 32 on, but its bits are to be those of decoded weights */
+    case NPT_F32: return desc->trans_w ? 48 : 64;
+    case NPT_F16: return desc->trans_w ? 24 : 32;
+    default: return 0;
+    }
+}
+
+/* NULL where AMX tiles do it, given that the CPU has them; else why not. */
+static const char *amx_refuse(const npt_matmul_desc *desc, npt_matmul_precision precision)
+{
+    enum { WORTHWHILE = 128, POSSIBLE = 64 };
+    const bool anyway = precision == NPT_MATMUL_PIECES;
+    const int64_t least = anyway ? POSSIBLE : WORTHWHILE;
+    if (desc->a != desc->w && desc->a != NPT_F32) return "operands of two half types";
+    if (desc->a == NPT_F32 && precision == NPT_MATMUL_FMA) return "plain F32 is asked for";
+    if (desc->trans_a) return "A is stored turned";
+    if (desc->n < least || desc->k < least) return "n or k is below 128";
+    if (desc->n < WORTHWHILE && desc->n < desc->m) return "A is streamed";
+    if (desc->m < rows_wanted(desc) && !anyway) return "faster for so few rows";
+    return NULL;
+}
+
+/* NULL: by AMX tiles; else why not. */
+static const char *why_fma(const npt_matmul_desc *desc, const npt_cpu *cpu,
+                           npt_matmul_precision precision)
+{
+#ifdef HAVE_ISA_AMX
+    if ((cpu->features & NPT_CPU_AMX_BF16) == 0) return "the CPU has no AMX";
+#else
+    (void)cpu;
+    return "compiled without AMX";
+#endif
+    return amx_refuse(desc, precision);
+}
+
+static const char *native_route(const npt_matmul_desc *desc, const npt_cpu *cpu,
+                                npt_matmul_precision precision, char *text)
+{
+    static const int products[3][3] = {{1, 0, 3}, {0, 4, 5}, {3, 5, 6}};
+    const char *why = why_fma(desc, cpu, precision);
+    const int count = products[pieces_of(desc->a) - 1][pieces_of(desc->w) - 1];
+    if (why != NULL)
+        snprintf(text, 128, "FMA: %s", why);
+    else if (count == 1)
+        snprintf(text, 128, "AMX");
+    else
+        snprintf(text, 128, "AMX: %d products of bf16 pieces", count);
+    return text;
+}
 
 static const char *native_refuse(const npt_matmul_desc *desc, const npt_cpu *cpu, char *reason)
 {
@@ -212,73 +259,34 @@ static void native_plan(const npt_matmul_desc *desc, int workers, size_t *worker
     if (few_tokens(desc)) {
         *worker_bytes = sizeof(npt_native_dot_scratch);
         *shared_bytes = (size_t)(desc->m * round_up(desc->k, NPT_NATIVE_MAX_LANES)) * sizeof(float);
-        return;
     }
-    for (int level = NPT_CPU_AVX2; level <= NPT_CPU_AVX512; level++) {
+    for (int level = NPT_CPU_AVX2; level <= NPT_CPU_AVX512 && !few_tokens(desc); level++) {
         const npt_native_ops form = fma_form((npt_cpu_level)level);
         at_least(desc, &form, worker_bytes, shared_bytes);
     }
 #ifdef HAVE_ISA_AMX
-    if (amx_pieces(desc) != 0) {
-        const npt_native_ops form = amx_form(amx_pieces(desc));
+    if (amx_refuse(desc, NPT_MATMUL_PIECES) == NULL) {
+        const npt_native_ops form = amx_form(desc);
         at_least(desc, &form, worker_bytes, shared_bytes);
-        if (is_aside(desc)) *shared_bytes = aside_start(*shared_bytes) + aside_bytes(desc);
     }
 #endif
 }
-
-#ifdef HAVE_ISA_AMX
-
-typedef struct npt_aside_job {
-    float *c;
-    const float *product;
-    int64_t count;
-} npt_aside_job;
-
-enum { ASIDE_TASK = 1 << 14 };
-
-static void add_aside(void *context, int64_t index, int worker)
-{
-    const npt_aside_job *job = context;
-    const int64_t first = index * ASIDE_TASK;
-    const int64_t end = first + ASIDE_TASK < job->count ? first + ASIDE_TASK : job->count;
-    (void)worker;
-    for (int64_t i = first; i < end; i++) job->c[i] += job->product[i];
-}
-
-/* False where FMA must do it; then C holds nothing that FMA does not overwrite. */
-static bool run_amx(const npt_matmul_desc *desc, const npt_matmul_args *args,
-                    const npt_matmul_scratch *scratch)
-{
-    npt_native_ops amx = amx_form(amx_pieces(desc));
-    npt_matmul_fill_amx(&amx, amx_pieces(desc));
-    if (!is_aside(desc)) return npt_matmul_blocked_run(desc, args, scratch, &amx);
-    size_t worker_bytes, shared_bytes;
-    native_plan(desc, 0, &worker_bytes, &shared_bytes);
-    npt_matmul_desc plain = *desc;
-    npt_matmul_args aside = *args;
-    plain.accumulate = false;
-    aside.c = scratch->shared + shared_bytes - aside_bytes(desc);
-    if (!npt_matmul_blocked_run(&plain, &aside, scratch, &amx)) return false;
-    npt_aside_job job = {args->c, aside.c, desc->m * desc->n};
-    npt_threads_run(scratch->threads, add_aside, &job, (job.count + ASIDE_TASK - 1) / ASIDE_TASK);
-    return true;
-}
-
-#endif
 
 static npt_status native_run(const npt_matmul_desc *desc, const npt_matmul_args *args,
                              const npt_matmul_scratch *scratch)
 {
     npt_native_ops ops;
     npt_matmul_native_ops(scratch->cpu, &ops);
-    if (few_tokens(desc)) {
+    const bool fma = why_fma(desc, scratch->cpu, scratch->precision) != NULL;
+    if (fma && few_tokens(desc)) {
         run_dot(desc, args, scratch, &ops);
         return NPT_OK;
     }
 #ifdef HAVE_ISA_AMX
-    const bool has_amx = (scratch->cpu->features & NPT_CPU_AMX_BF16) != 0;
-    if (has_amx && amx_pieces(desc) != 0 && run_amx(desc, args, scratch)) return NPT_OK;
+    if (!fma) {
+        ops = amx_form(desc);
+        npt_matmul_fill_amx(&ops, ops.row_bytes / 2, ops.lane_bytes / 2);
+    }
 #endif
     npt_matmul_blocked_run(desc, args, scratch, &ops);
     return NPT_OK;
@@ -289,4 +297,5 @@ const npt_matmul_backend npt_matmul_native = {
     .refuse = native_refuse,
     .plan = native_plan,
     .run = native_run,
+    .route = native_route,
 };

@@ -7,7 +7,7 @@
  *     rows:   [row][NPT_NATIVE_DEPTH], k contiguous, `rows` of them
  *     lanes:  [k][lanes × vectors]
  *     sums:   [row][lanes × vectors]
- * For AMX, rows and lanes are bf16 pieces in the same places (matmul_amx.c); sums are as above.
+ * For AMX, rows and lanes are bf16 pieces, `block` k to a row (matmul_amx.c); sums are as above.
  * Rows and lanes beyond the matrix are packed as zeros. */
 #ifndef NPT_CPU_MATMUL_NATIVE_H
 #define NPT_CPU_MATMUL_NATIVE_H
@@ -31,9 +31,9 @@ enum {
     NPT_NATIVE_AMX_ROWS = 32,
     NPT_NATIVE_AMX_STEP = 32, /* k of one tile */
     NPT_NATIVE_DEPTH = 256,   /* k of one packed block, F32 */
-    NPT_NATIVE_MAX_DEPTH = 512,
     NPT_NATIVE_MAX_LANES = 16,
-    NPT_NATIVE_CHUNK = 256,   /* most lanes packed at once */
+    NPT_NATIVE_CHUNK = 256, /* most lanes packed at once */
+    NPT_NATIVE_UNIT_LANES = 64,
     NPT_NATIVE_DOT_ROWS = 4,  /* rows of W that the small-m route takes at once */
     NPT_NATIVE_DOT_TOKENS = 8 /* most rows of A it takes */
 };
@@ -48,6 +48,31 @@ typedef struct npt_native_operand {
     bool k_inside;
 } npt_native_operand;
 
+/* `count` vectors from `first`, k0 … k0+depth-1, brought into a packed form. Cut into units:
+ * of rows, a row; of lanes, UNIT_LANES lanes of two k, up to a whole depth unit. */
+typedef struct npt_native_packing {
+    const npt_native_operand *src;
+    int64_t first, count, k0, depth;
+    int64_t block; /* k of a whole packed block */
+    void *dst;
+} npt_native_packing;
+
+/* Magnitudes in one vector of an operand, as bits of F32. */
+typedef struct npt_native_range {
+    uint32_t largest;  /* 0: all are zero */
+    uint32_t smallest; /* of those that are not zero; UINT32_MAX: none */
+} npt_native_range;
+
+/* Sums to be judged: all finite and, in magnitude, at least what their row or lane demands. */
+typedef struct npt_native_check {
+    const float *sums; /* [rows][width] */
+    int64_t width;
+    int64_t rows;
+    uint32_t lanes;     /* those that count, a bit each */
+    const float *least; /* of each row, or of each of 32 lanes */
+    bool by_lane;
+} npt_native_check;
+
 /* Sums on their way to C. */
 typedef struct npt_native_store {
     const float *sums;   /* [rows][lanes × vectors] */
@@ -60,16 +85,20 @@ typedef struct npt_native_store {
     bool accumulate;
 } npt_native_store;
 
-/* sums (+)= rows × lanes over `depth`. */
+/* sums (+)= rows × lanes over `depth`, and what is done meanwhile. */
 typedef struct npt_native_tile {
     int rows, vectors; /* rows: even, at most max_rows */
     int64_t depth;
     const void *row, *lane;
-    int64_t row_stride; /* elements; F32: always NPT_NATIVE_DEPTH */
+    int64_t row_stride; /* rows that lie where they are stored: elements from one to the next */
+    bool in_place;      /* they do */
     float *sums;
     bool add;                 /* else the sums start from zero */
     const char *const *lines; /* addresses that will be read soon, at most one per k */
     int64_t line_count;
+    const npt_native_packing *next; /* AMX: units to pack */
+    void (*pack)(const npt_native_packing *packing, int64_t from, int64_t to);
+    int64_t next_from, next_to;
 } npt_native_tile;
 
 /* The first half is plain numbers, which a plan needs on any CPU; the fillers, compiled for their
@@ -77,21 +106,23 @@ typedef struct npt_native_tile {
 typedef struct npt_native_ops {
     int lanes, max_rows, row_unit; /* tiles are a multiple of row_unit rows high */
     int depth, depth_unit;         /* k of a packed block; zeros are packed up to a whole unit */
-    int packed_bytes;              /* of one packed element, all its pieces */
+    int row_bytes, lane_bytes;     /* of one packed element of each operand, all its pieces */
     bool rows_in_place;            /* whole tiles of the row operand need no packing */
+    bool packs_ahead;              /* tiles pack what the next step needs */
+    bool checked;                  /* what the tiles made is judged, and replaced by FMA's */
     void (*begin)(void);           /* around the tiles of a task, in its thread; may be NULL */
     void (*end)(void);
     /* `count` elements from flat index `index`. */
     void (*widen)(const npt_native_operand *src, int64_t index, int64_t count, float *dst);
-    /* Packing returns false where it met what the tiles cannot take exactly; what they make of it
-     * is then of no use. `rows` vectors from `first`, k0 … k0+depth-1, into the form "rows". */
-    bool (*pack_rows)(const npt_native_operand *src, int64_t first, int rows, int64_t k0,
-                      int64_t depth, void *dst);
-    /* `width` vectors (a multiple of lanes) from `first` into panels of the form "lanes", all two
-     * vectors wide but for an odd last one, ops->depth × 2 × lanes elements apart. */
-    bool (*pack_lanes)(const npt_native_operand *src, int64_t first, int width, int64_t k0,
-                       int64_t depth, void *dst);
+    /* Units from … to-1 of a packing (all of it but where packs_ahead) into the form "rows"; */
+    void (*pack_rows)(const npt_native_packing *packing, int64_t from, int64_t to);
+    /* into panels of the form "lanes", all two vectors wide but for an odd last one, ops->depth ×
+     * 2 × lanes elements apart; count is a multiple of lanes. Where k is inside: all of it. */
+    void (*pack_lanes)(const npt_native_packing *packing, int64_t from, int64_t to);
     void (*tile)(const npt_native_tile *tile);
+    /* checked only: vector `index` of an F32 operand with k inside; whether sums pass */
+    npt_native_range (*range)(const npt_native_operand *src, int64_t index);
+    bool (*fit)(const npt_native_check *check);
     /* Row r of the sums is row r of C; or, transposed, column r of C. */
     void (*store)(const npt_native_store *piece);
     void (*store_transposed)(const npt_native_store *piece);
@@ -105,17 +136,17 @@ typedef struct npt_native_ops {
 void npt_matmul_fill_avx2(npt_native_ops *ops);
 void npt_matmul_fill_avx512(npt_native_ops *ops);
 
-/* AMX tiles on bf16 pieces: BF16 is one, F16 the sum of two. */
-void npt_matmul_fill_amx(npt_native_ops *ops, int pieces);
+/* AMX tiles on bf16 pieces: rows of so many pieces against lanes of so many. A value of BF16 is one
+ * piece, of F16 two, of F32 and NF4 three. */
+void npt_matmul_fill_amx(npt_native_ops *ops, int row_pieces, int lane_pieces);
 
 /* The best that is compiled in and `cpu` has; its level must be AVX2 at least. */
 void npt_matmul_native_ops(const npt_cpu *cpu, npt_native_ops *ops);
 
-/* The blocked route (matmul_blocked.c). run returns false where a packing did: C is then of no use.
- */
+/* The blocked route (matmul_blocked.c). */
 void npt_matmul_blocked_plan(const npt_matmul_desc *desc, const npt_native_ops *ops,
                              size_t *worker_bytes, size_t *shared_bytes);
-bool npt_matmul_blocked_run(const npt_matmul_desc *desc, const npt_matmul_args *args,
+void npt_matmul_blocked_run(const npt_matmul_desc *desc, const npt_matmul_args *args,
                             const npt_matmul_scratch *scratch, const npt_native_ops *ops);
 
 /* The operands of a product as the packers see them. */

@@ -80,28 +80,29 @@ static int64_t at_most(int64_t x, int64_t limit)
     return x < limit ? x : limit;
 }
 
-static bool pack_rows(const npt_native_operand *src, int64_t first, int rows, int64_t k0,
-                      int64_t depth, void *packed)
+static void pack_rows(const npt_native_packing *packing, int64_t from, int64_t to)
 {
-    float *dst = packed;
-    const int64_t valid = at_most(rows, src->count - first);
-    for (int64_t r = valid; r < rows; r++)
+    const npt_native_operand *src = packing->src;
+    const int64_t depth = packing->depth, k0 = packing->k0, first = packing->first;
+    const int64_t valid = at_most(packing->count, src->count - first);
+    float *dst = packing->dst;
+    (void)from, (void)to;
+    for (int64_t r = valid; r < packing->count; r++)
         memset(dst + r * NPT_NATIVE_DEPTH, 0, (size_t)depth * sizeof(float));
     if (src->k_inside) {
         for (int64_t r = 0; r < valid; r++)
             widen(src, (first + r) * src->depth + k0, depth, dst + r * NPT_NATIVE_DEPTH);
-        return true;
+        return;
     }
     float line[MAX_ROWS];
     for (int64_t k = 0; k < depth; k++) {
         widen(src, (k0 + k) * src->count + first, valid, line);
         for (int64_t r = 0; r < valid; r++) dst[r * NPT_NATIVE_DEPTH + k] = line[r];
     }
-    return true;
 }
 
 /* LANES vectors × depth, turned so that lanes lie together; `width` is dst's stride. */
-static void pack_turned(const npt_native_operand *src, int64_t first, int width, int64_t k0,
+static void pack_turned(const npt_native_operand *src, int64_t first, int64_t width, int64_t k0,
                         int64_t depth, float *dst)
 {
     float line[LANES][LANES];
@@ -121,7 +122,7 @@ static void pack_turned(const npt_native_operand *src, int64_t first, int width,
 /* One row of a matrix whose k lies outside, spread over the panels. NF4: `index` and the row
  * length are multiples of LANES. */
 INLINE void pack_line(const npt_dtype dtype, const npt_native_operand *src, int64_t index,
-                      int64_t valid, int width, int64_t k, float *dst)
+                      int64_t valid, int64_t width, int64_t k, float *dst)
 {
     const float *floats = (const float *)src->data + index;
     const uint16_t *halves = (const uint16_t *)src->data + index;
@@ -147,49 +148,51 @@ INLINE void pack_line(const npt_dtype dtype, const npt_native_operand *src, int6
     }
 }
 
-INLINE void pack_straight(const npt_dtype dtype, const npt_native_operand *src, int64_t first,
-                          int width, int64_t k0, int64_t depth, float *dst)
+INLINE void pack_straight(const npt_dtype dtype, const npt_native_packing *packing)
 {
-    const int64_t valid = at_most(width, src->count - first);
-    for (int64_t k = 0; k < depth; k++)
-        pack_line(dtype, src, (k0 + k) * src->count + first, valid, width, k, dst);
+    const npt_native_operand *src = packing->src;
+    const int64_t valid = at_most(packing->count, src->count - packing->first);
+    for (int64_t k = 0; k < packing->depth; k++)
+        pack_line(dtype, src, (packing->k0 + k) * src->count + packing->first, valid,
+                  packing->count, k, packing->dst);
 }
 
 /* NF4 where a vector may begin anywhere: row by row through a buffer. */
-static void pack_nf4_any(const npt_native_operand *src, int64_t first, int width, int64_t k0,
-                         int64_t depth, float *dst)
+static void pack_nf4_any(const npt_native_packing *packing)
 {
     float line[NPT_NATIVE_CHUNK] = {0};
+    const npt_native_operand *src = packing->src;
+    const int64_t width = packing->count, valid = at_most(width, src->count - packing->first);
     const npt_native_operand buffer = {.data = line, .dtype = NPT_F32, .count = width, .depth = 1};
-    const int64_t valid = at_most(width, src->count - first);
-    for (int64_t k = 0; k < depth; k++) {
-        widen(src, (k0 + k) * src->count + first, valid, line);
-        pack_line(NPT_F32, &buffer, 0, width, width, k, dst);
+    for (int64_t k = 0; k < packing->depth; k++) {
+        widen(src, (packing->k0 + k) * src->count + packing->first, valid, line);
+        pack_line(NPT_F32, &buffer, 0, width, width, k, packing->dst);
     }
 }
 
-static bool pack_lanes(const npt_native_operand *src, int64_t first, int width, int64_t k0,
-                       int64_t depth, void *packed)
+static void pack_lanes(const npt_native_packing *packing, int64_t from, int64_t to)
 {
-    float *dst = packed;
+    const npt_native_operand *src = packing->src;
+    const int64_t width = packing->count;
+    float *dst = packing->dst;
+    (void)from, (void)to;
     if (src->k_inside)
-        for (int i = 0; i < width; i += LANES) {
-            const int panel = i - i % (2 * LANES);
-            const int stride = width - panel > LANES ? 2 * LANES : LANES;
-            pack_turned(src, first + i, stride, k0, depth,
+        for (int64_t i = 0; i < width; i += LANES) {
+            const int64_t panel = i - i % (2 * LANES);
+            const int64_t stride = width - panel > LANES ? 2 * LANES : LANES;
+            pack_turned(src, packing->first + i, stride, packing->k0, packing->depth,
                         dst + panel * NPT_NATIVE_DEPTH + (i - panel));
         }
     else if (src->dtype == NPT_F32)
-        pack_straight(NPT_F32, src, first, width, k0, depth, dst);
+        pack_straight(NPT_F32, packing);
     else if (src->dtype == NPT_F16)
-        pack_straight(NPT_F16, src, first, width, k0, depth, dst);
+        pack_straight(NPT_F16, packing);
     else if (src->dtype == NPT_BF16)
-        pack_straight(NPT_BF16, src, first, width, k0, depth, dst);
+        pack_straight(NPT_BF16, packing);
     else if (src->count % LANES == 0)
-        pack_straight(NPT_NF4, src, first, width, k0, depth, dst);
+        pack_straight(NPT_NF4, packing);
     else
-        pack_nf4_any(src, first, width, k0, depth, dst);
-    return true;
+        pack_nf4_any(packing);
 }
 
 /* ---- The tile ------------------------------------------------------------------------------ */
@@ -239,8 +242,7 @@ INLINE void tile_of(const int rows, const int vectors, const npt_native_tile *ti
     UNROLLED
     for (int r = 0; r < rows; r++) {
         UNROLLED
-        for (int v = 0; v < vectors; v++)
-            v_store(tile->sums + r * width + v * LANES, sum[r][v]);
+        for (int v = 0; v < vectors; v++) v_store(tile->sums + r * width + v * LANES, sum[r][v]);
     }
 }
 

@@ -17,7 +17,6 @@
  * wins. A claim that is not sure is not made. */
 
 enum { LINE_MAX_SHOWN = 400, WIDTH = 80, LABEL = 7, MATCHES_MAX = 4000 };
-enum { SYMPTOM_HEAD = 32 * 1024, SYMPTOM_TAIL = 128 * 1024 };
 
 /* The last place where a rule holds, in bytes of clean. */
 typedef struct finding {
@@ -75,18 +74,23 @@ static npt_status open_context(matcher *m, const npt_explain_rule *rule)
     return NPT_OK;
 }
 
-static bool holds(const matcher *m, const npt_explain_text *text, size_t begin, size_t end,
-                  size_t reach)
+/* Descriptions are searched where what they deny is struck out. */
+static const char *spaced_form(const npt_explain_text *text, const npt_explain_rule *rule)
 {
-    const size_t from = begin > reach ? begin - reach : 0;
-    const size_t to = text->length - end > reach ? end + reach : text->length;
+    return rule->level == NPT_EXPLAIN_SYMPTOM ? text->asserted : text->clean;
+}
+
+static bool holds(const matcher *m, const npt_explain_text *text, const npt_explain_rule *rule,
+                  size_t begin, size_t end)
+{
+    const size_t from = begin > rule->reach ? begin - rule->reach : 0;
+    const size_t to = text->length - end > rule->reach ? end + rule->reach : text->length;
+    const char *subject = spaced_form(text, rule) + from;
     npt_explain_match match;
     for (int i = 0; i < NPT_EXPLAIN_NEAR_MAX && m->near[i] != NULL; i++)
-        if (!npt_explain_pattern_find(m->near[i], text->clean + from, to - from, 0, &match))
-            return false;
+        if (!npt_explain_pattern_find(m->near[i], subject, to - from, 0, &match)) return false;
     for (int i = 0; i < NPT_EXPLAIN_ABSENT_MAX && m->absent[i] != NULL; i++)
-        if (npt_explain_pattern_find(m->absent[i], text->clean + from, to - from, 0, &match))
-            return false;
+        if (npt_explain_pattern_find(m->absent[i], subject, to - from, 0, &match)) return false;
     return true;
 }
 
@@ -103,15 +107,16 @@ static npt_status find_rule(const npt_explain_rule *rule, const npt_explain_text
                             finding *out)
 {
     const bool dense = in_dense(rule);
-    const char *subject = dense ? text->dense : text->clean;
+    const char *subject = dense ? text->dense : spaced_form(text, rule);
     const size_t length = dense ? text->dense_length : text->length;
     matcher m = {0};
     npt_explain_match match;
     npt_status status;
     bool ready = false;
     /* people describe before or after a log, not in it */
-    size_t stop = rule->level == NPT_EXPLAIN_SYMPTOM && length > SYMPTOM_HEAD + SYMPTOM_TAIL
-                      ? SYMPTOM_HEAD
+    size_t stop = rule->level == NPT_EXPLAIN_SYMPTOM &&
+                          length > NPT_EXPLAIN_PROSE_HEAD + NPT_EXPLAIN_PROSE_TAIL
+                      ? NPT_EXPLAIN_PROSE_HEAD
                       : length;
 
     NPT_TRY_GOTO(status, done,
@@ -121,7 +126,7 @@ static npt_status find_rule(const npt_explain_rule *rule, const npt_explain_text
     for (size_t at = 0, count = 0; at < length && count < MATCHES_MAX;) {
         if (!npt_explain_pattern_find(m.pattern, subject, stop, at, &match)) {
             if (stop == length) break;
-            at = length - SYMPTOM_TAIL;
+            at = length - NPT_EXPLAIN_PROSE_TAIL;
             stop = length;
             continue;
         }
@@ -132,7 +137,7 @@ static npt_status find_rule(const npt_explain_rule *rule, const npt_explain_text
         if (match.end == match.begin) continue;
         const size_t begin = dense ? text->origin[match.begin] : match.begin;
         const size_t end = dense ? text->origin[match.end - 1] + 1 : match.end;
-        if (!holds(&m, text, begin, end, rule->reach)) continue;
+        if (!holds(&m, text, rule, begin, end)) continue;
         out->found = true;
         out->begin = begin;
         out->end = end;

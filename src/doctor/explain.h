@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* npt doctor explain: what a pasted text is about. Three parts: the text made comparable
- * (explain_text.c), rules that recognise kinds of failure in it (explain_errors.c,
- * explain_symptoms.c), and what is to
- * be said about each kind (explain_table.c). explain.c puts them together. */
+ * (explain_text.c, explain_denied.c), rules that recognise kinds of failure in it
+ * (explain_errors.c, explain_symptoms.c), and what is to be said about each kind
+ * (explain_table.c). explain.c puts them together. */
 #ifndef NPT_DOCTOR_EXPLAIN_H
 #define NPT_DOCTOR_EXPLAIN_H
 
@@ -12,12 +12,19 @@
 
 enum { NPT_EXPLAIN_HEAD_BYTES = 64 * 1024, NPT_EXPLAIN_TAIL_BYTES = 1024 * 1024 };
 
-/* The same text in three forms. `shown`: lines without colours, frames, log prefixes, empty lines
+/* Stands in `asserted` for every byte of a failure that the text denies; in no other form. */
+enum { NPT_EXPLAIN_STRUCK = 1 };
+
+/* People describe before or after a log, not in it: descriptions are looked for in these. */
+enum { NPT_EXPLAIN_PROSE_HEAD = 32 * 1024, NPT_EXPLAIN_PROSE_TAIL = 128 * 1024 };
+
+/* The same text in four forms. `shown`: lines without colours, frames, log prefixes, empty lines
  * and repeated blanks. `clean`: the same bytes with every quotation mark as '. `dense`: clean
  * without white space, quotation marks, backslashes and asterisks, so that a sentence broken
- * anywhere by a terminal is whole again; origin[i] is where its byte i stands in clean. */
+ * anywhere by a terminal is whole again; origin[i] is where its byte i stands in clean. `asserted`:
+ * clean with the failures struck out that are denied ("no NaN"), feared or asked about. */
 typedef struct npt_explain_text {
-    char *shown, *clean, *dense;
+    char *shown, *clean, *dense, *asserted;
     size_t length, dense_length;
     uint32_t *origin;
 } npt_explain_text;
@@ -26,6 +33,9 @@ typedef struct npt_explain_text {
  * bytes are fine. NPT_E_NOMEM. Freed with npt_explain_text_fini(). */
 npt_status npt_explain_text_init(npt_explain_text *text, const char *bytes, size_t count);
 void npt_explain_text_fini(npt_explain_text *text);
+
+/* Strikes out what `text`, in the clean form, denies in its prose. NPT_E_NOMEM. */
+npt_status npt_explain_strike_denied(char *text, size_t length);
 
 /* ---- Patterns ---- */
 
@@ -110,13 +120,14 @@ typedef enum npt_explain_level {
     NPT_EXPLAIN_ERROR,    /* the text of an error, matched in dense */
     NPT_EXPLAIN_ERROR_OP, /* the same, matched in clean: words must not run together */
     NPT_EXPLAIN_WARNING,  /* the text of a warning, in dense; an error outweighs it */
-    NPT_EXPLAIN_SYMPTOM   /* a description in plain words or a line of a log, in clean */
+    NPT_EXPLAIN_SYMPTOM   /* a description in plain words or a line of a log, in asserted */
 } npt_explain_level;
 
 enum { NPT_EXPLAIN_NEAR_MAX = 4, NPT_EXPLAIN_ABSENT_MAX = 2 };
 
 /* A place where `pattern` matches counts where every pattern of `near` matches and none of
- * `absent` does, in clean, from `reach` bytes before it to `reach` bytes behind it. */
+ * `absent` does, in clean (asserted where it is a symptom), from `reach` bytes before it to `reach`
+ * bytes behind it. */
 typedef struct npt_explain_rule {
     npt_explain_kind kind;
     npt_explain_level level;

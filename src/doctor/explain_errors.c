@@ -199,6 +199,17 @@ const npt_explain_rule npt_explain_texts[] = {
      NO_MORE,
      NULL},
 
+    /* A test that compares two devices. */
+    {KIND(BACKEND_DIVERGENCE),
+     NPT_EXPLAIN_ERROR,
+     900,
+     "(?:tensor-likes|scalars) are not (?:close|equal)!|not equal to tolerance "
+     "rtol|(?:torch\\.|np\\.)?allclose(?:\\(|,? is )[^\\n]{0,80}?false",
+     {"(?<![a-z])cpu(?![a-z])", "(?<![a-z])(?:gpu|cuda|mps|rocm|npu|xpu)(?![a-z])",
+      "\\bb?fp-?16|\\bbf-?16|\\bb?float-?16|torch\\.half|\\.half\\(\\)|half[- ]precision"},
+     NO_MORE,
+     NULL},
+
     /* ---- Recomputation ---- */
     {KIND(RECOMPUTE_METADATA),
      NPT_EXPLAIN_ERROR,

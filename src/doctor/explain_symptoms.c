@@ -17,8 +17,13 @@
 #define LOW  "(?:" FP16 "|" BF16 ")"
 #define FP32 "(?:fp-?32|float-?32|\\bf32\\b|full precision|single precision)"
 #define NANS                                                                                       \
-    "(?<!no )(?<!not )(?<!without )(?<!any )(?<!zero "                                             \
-    ")(?:\\bnan'?s?\\b|non-?finite|\\binfs?\\b|\\binfinit\\w+|overflow\\w*|not a number)"
+    "(?:\\bnan'?s?\\b|non-?finite|\\binfs?\\b|\\binfinit\\w+|overflow\\w*|not a number|not "       \
+    "finite)"
+/* What fp16 cannot hold, said in numbers or in words. */
+#define TOO_LARGE                                                                                  \
+    "(?:65,?50[0-9]|65\\.5 ?k|(?:exceed\\w*|beyond|past|(?:larger|bigger|greater|more|higher) "    \
+    "than|above|outside|out of)[^\\n]{0,40}?(?:range|max(?:imum)?\\b|limit|represent\\w*|"         \
+    "fp-?16|float-?16|half))"
 #define GARBAGE                                                                                    \
     "(?:garbage|gibberish|nonsense|rubbish|\\bjunk\\b|incoherent|word salad|"                      \
     "random (?:characters|words|tokens|text)|(?:meaningless|scrambled|unreadable|garbled))"
@@ -27,9 +32,22 @@
     "los(?:es?|t|ing|s of) (?:precision|accuracy|quality)|poor\\w*|bad(?:ly)?\\b|collaps\\w*|"     \
     "quality (?:falls|drops|gets|goes|loss|suffers|decays|declines)|declin\\w*|"                   \
     "falls? (?:off|apart)|deteriorat\\w*)"
+#define ERRORS_GROW "(?:(?:larger|bigger|growing) (?:the )?errors?|errors? (?:grows?|increases?))"
+#define SIZE                                                                                       \
+    "(?:\\b(?:bsz?|n?_?u?batch(?:[ _-]?size)?s?|seq(?:[ _-]?len(?:gth)?)?s?|sequence lengths?|"    \
+    "prompt[ _-]?len(?:gth)?|length|rows|tokens)(?![a-z_]))"
 #define ADAPTER "(?:\\badapters?\\b|\\blora\\w*|\\bdora\\b|\\bpeft\\b|qlora)"
 #define QUANTIZED                                                                                  \
     "(?:4-?bits?\\b|\\bnf4\\b|\\bfp4\\b|quanti[sz]ed|\\bbnb\\b|bitsandbytes|qlora|Params4bit)"
+
+/* The dump of transformers' DebugUnderflowOverflow: NAME stands in the first frame that is not
+ * finite, and no number before it is too large for fp16. */
+#define BAD_NUMBERS       "(?:[\\d.e+-]+|nan|inf) +(?:inf|nan)\\b"
+#define TOO_LARGE_NUMBERS "[\\d.e+-]+ +(?:\\d\\.\\d+e\\+(?:0[5-9]|[1-9]\\d)|[7-9]\\.\\d+e\\+04)"
+#define DUMP(NAME)                                                                                 \
+    "abs min +abs max +metadata\\n(?:(?!abs min|" BAD_NUMBERS "|" TOO_LARGE_NUMBERS                \
+    ")[^\\n]*\\n)*?(?=[a-z_])[^\\n]*(?:" NAME ")[^\\n]*\\n(?:(?=[\\d.])(?!" BAD_NUMBERS            \
+    "|" TOO_LARGE_NUMBERS ")[^\\n]*\\n){0,4}" BAD_NUMBERS
 
 #define KIND(name) NPT_EXPLAIN_##name
 #define NO_MORE                                                                                    \
@@ -38,6 +56,14 @@
     }
 
 const npt_explain_rule npt_explain_symptoms[] = {
+    {KIND(ATTENTION_OVERFLOW), NPT_EXPLAIN_SYMPTOM, 0,
+     DUMP("self_attn|attention\\b|\\battn|softmax|[qkvo]_proj"), NO_MORE, NO_MORE, NULL},
+    {KIND(MLP_PRODUCT_OVERFLOW), NPT_EXPLAIN_SYMPTOM, 0,
+     DUMP("\\bmlp\\b|feed_?forward|\\bffn|DenseReluDense|DenseGated\\w+|(?:gate|up|down)_proj|"
+          "act_fn|\\bw[io]_?\\d?\\b"),
+     NO_MORE, NO_MORE, NULL},
+    {KIND(RESIDUAL_OVERFLOW), NPT_EXPLAIN_SYMPTOM, 0,
+     DUMP("layer_?norm|\\bnorm|rmsnorm|DecoderLayer|\\bBlock\\b"), NO_MORE, NO_MORE, NULL},
     {KIND(SCALE_AT_MINIMUM), NPT_EXPLAIN_SYMPTOM, 200,
      "attempted loss scale: 1(?:\\.0)?, (?:but hysteresis|reducing to [01])\\b", NO_MORE, NO_MORE,
      NULL},
@@ -50,6 +76,15 @@ const npt_explain_rule npt_explain_symptoms[] = {
       "step|forever|keeps?)"},
      NO_MORE,
      NULL},
+    {KIND(SCALE_AT_MINIMUM),
+     NPT_EXPLAIN_SYMPTOM,
+     160,
+     "(?:loss[ _-]?scale[rd]?|grad(?:ient)?[ "
+     "_-]?scale\\w*)[^\\n]{0,30}?\\d{3,}[^\\n]{0,60}?(?<![\\d.])"
+     "[01](?:\\.0)?(?![\\d.])",
+     {"overflow\\w*|exception|exits?\\b|stops?\\b|dies\\b|\\bfails?|minimum"},
+     NO_MORE,
+     NULL},
     {KIND(KBIT_PREPARE_OOM),
      NPT_EXPLAIN_SYMPTOM,
      250,
@@ -60,12 +95,24 @@ const npt_explain_rule npt_explain_symptoms[] = {
     {KIND(MASK_OVERFLOW_NAN),
      NPT_EXPLAIN_SYMPTOM,
      260,
-     "left[- ]?pad\\w*|pad\\w* (?:on|to|at|from) the left|padding_side ?[=:]? "
-     "?'?left|(?:fully|all|completely|entirely)[- ]mask\\w*|masked (?:everywhere|out "
-     "(?:completely|entirely))|(?:every|each|all) (?:key|position|token|column)s? "
-     "(?:is|are|being)? ?masked|attends? to (?:nothing|no "
+     "mask(?:s|ed|ing)? (?:out )?(?:every|all|each|any) (?:the |of the "
+     ")?(?:key|token|position|column|entr)|left[- ]?pad\\w*|pad\\w* (?:on|to|at|from) the "
+     "left|padding_side ?[=:]? ?'?left|(?:fully|all|"
+     "completely|entirely)[- ]mask\\w*|masked (?:everywhere|(?:out "
+     ")?(?:completely|entirely|fully))|"
+     "(?:every|each|all) (?:of (?:the|its) )?(?:key|position|token|column|entr(?:y|ie))s? "
+     "(?:is|are|"
+     "being|gets?)? ?masked|attends? to (?:nothing|no (?:key|token|position)s?|zero "
      "(?:key|token|position)s?)|finfo\\([^)]{0,40}\\)\\.min|(?:two|both) (?:attention "
-     ")?masks|masks? (?:is|are|being|get|was|were)? ?added|(?:all|only|entirely)[- ]pad\\w*",
+     ")?masks|masks? "
+     "(?:is|are|being|get|was|were)? ?added|(?:all|only|entirely)[- ]pad\\w*|mask\\w*[^\\n]{0,20}? "
+     "(?:is |are |being )?(?:all|entirely|completely|only) "
+     "(?:true|false|ones|zeros?|0|1|-?inf|pad\\w*)\\b|mask\\w*[^\\n]{0,40}?(?:entire|whole|full|"
+     "complete|all) rows?|(?:entire|whole|complete|full) (?:row|sequence|sample)s?[^\\n]{0,20}?"
+     "(?:mask\\w*|-inf|pad\\w*)|mask\\w*[^\\n]{0,60}?0/0|(?:empty|no valid|zero valid) "
+     "(?:rows?|keys?|tokens?|sequences?|samples?)[^\\n]{0,60}?mask|mask\\w*[^\\n]{0,60}?(?:empty|"
+     "no "
+     "valid|zero valid) (?:rows?|keys?|tokens?|sequences?|samples?)",
      {NANS},
      NO_MORE,
      NULL},
@@ -93,8 +140,17 @@ const npt_explain_rule npt_explain_symptoms[] = {
      "\\bmlps?\\b|(?<!_)feed[- "
      "]?forward|\\bffn\\b|gate_proj|up_proj|down_proj|swiglu|\\bsilu|geglu|gated "
      "(?:unit|activation|product)|act_fn",
-     {NANS, FP16 "|65504|6[5-9],?\\d{3}\\b"},
+     {NANS "|" TOO_LARGE, FP16 "|65504|6[5-9],?\\d{3}\\b"},
      NO_MORE,
+     NULL},
+    {KIND(RESIDUAL_OVERFLOW),
+     NPT_EXPLAIN_SYMPTOM,
+     260,
+     "residuals?(?: (?:stream|connection|add|branch))?\\b|hidden[ _]states?|activation (?:norm|"
+     "magnitude|scale)s?|\\b(?:rms)?norm(?:alization)? weights?|post_(?:attention|feedforward)_"
+     "layernorm",
+     {NANS "|" TOO_LARGE, FP16, TOO_LARGE "|(?:residual|hidden[ _]states?)[^\\n]{0,60}?" NANS},
+     {"\\b(?:main_)?grad(?:ient)?s?[^\\n]{0,20}?residual"},
      NULL},
     {KIND(RESIDUAL_OVERFLOW),
      NPT_EXPLAIN_SYMPTOM,
@@ -109,6 +165,7 @@ const npt_explain_rule npt_explain_symptoms[] = {
      300,
      "(?<=[ \\n'\":>(=])!{4,}(?![a-z])|(?<=^)!{4,}",
      {"output|generat|respon|repl(?:y|ies)|answer|complet|token|text|produc|return|prints?\\b|says|"
+      "\\bgets?\\b|\\bgot\\b|dtype|" FP16 "|"
       "exclamation|model|infer"},
      NO_MORE,
      NULL},
@@ -116,8 +173,36 @@ const npt_explain_rule npt_explain_symptoms[] = {
      NPT_EXPLAIN_SYMPTOM,
      250,
      "exclamation (?:mark|point)s?",
-     {"output|generat|respon|repl(?:y|ies)|answer|complet|token|produc|return|model"},
+     {"output|generat|respon|repl(?:y|ies)|answer|complet|token|produc|return|model",
+      "nothing (?:but|except)|\\bonly\\b|\\bjust\\b|repeat\\w*|endless\\w*|\\bfull of|series of|"
+      "(?:strings?|lines?|rows?|streams?) of|consist\\w*|\\ball\\b|infinite\\w*|entirely|forever"},
      NO_MORE,
+     NULL},
+    {KIND(BATCH_SIZE_NAN),
+     NPT_EXPLAIN_SYMPTOM,
+     160,
+     SIZE
+     "(?: ?[=:] ?| of | )\\d[\\d., /]*[^\\n]{0,20}?\\b(?:fine|ok(?:ay)?|correct|right|works?|good|"
+     "finite)\\b",
+     {SIZE "(?: ?[=:>]+ ?| of | )\\d[^\\n]{0,40}?" NANS},
+     {"learning[ _]rate"},
+     NULL},
+    {KIND(BATCH_SIZE_NAN),
+     NPT_EXPLAIN_SYMPTOM,
+     200,
+     "(?:only|from|above|beyond|over|than|at|once|as soon "
+     "as|starting|exceed\\w*|when|for|if|with|until)[^\\n]"
+     "{0,30}?(?<![_\\w])(?:batch(?:[ _-]?size)?s?|sequence[ _-]?lengths?|seq_?len|prompt[ "
+     "_-]?(?:length|size)|n?_?u?batch|context[ "
+     "_-]?length|tokens)[^\\n]{0,25}?(?:\\d|larger|bigger|longer)|(?<![_\\w])(?:batch[ "
+     "_-]?sizes?|batches|sequence[ _-]?lengths?|seq_?len|prompt[ "
+     "_-]?length|prompts|sequences|n?_?u?batch|-ub)[^\\n]{0,25}?(?:larger|bigger|longer|greater|"
+     "more|above|exceed\\w*|over|beyond|of|>=?) ?(?:than|of)? ?(?:about )?\\d+",
+     {NANS "|wrong (?:values|results?|outputs?|numbers|answers?|logits)|" GARBAGE,
+      "\\bonly\\b|\\bfine\\b|\\bok(?:ay)?\\b|correct|\\bworks?\\b|but not|\\bbelow\\b|smaller|up "
+      "to|shorter|no problem|as soon as|from \\d|\\bclean\\b|never|normal|(?:are|is|all|re) "
+      "right\\b|or (?:less|fewer|below|smaller)"},
+     {"out of memory|\\boom\\b", "learning[ _]rate"},
      NULL},
     {KIND(ATTENTION_OVERFLOW),
      NPT_EXPLAIN_SYMPTOM,
@@ -126,21 +211,6 @@ const npt_explain_rule npt_explain_symptoms[] = {
      ")?softmax|attn_weights",
      {NANS, FP16},
      NO_MORE,
-     NULL},
-    {KIND(BATCH_SIZE_NAN),
-     NPT_EXPLAIN_SYMPTOM,
-     200,
-     "(?:only|from|above|beyond|over|than|at|once|starting|exceed\\w*|when|for|if|with|until)[^\\n]"
-     "{0,30}?(?<![_\\w])(?:batch(?:[ _-]?size)?s?|sequence[ _-]?lengths?|seq_?len|prompt[ "
-     "_-]?(?:length|size)|n_?u?batch|context[ "
-     "_-]?length|tokens)[^\\n]{0,25}?(?:\\d|larger|bigger|longer)|(?<![_\\w])(?:batch[ "
-     "_-]?sizes?|batches|sequence[ _-]?lengths?|seq_?len|prompt[ "
-     "_-]?length|prompts|sequences|n_?u?batch|-ub)[^\\n]{0,25}?(?:larger|bigger|longer|greater|"
-     "more|above|exceed\\w*|over|beyond|of|>=?) ?(?:than|of)? ?(?:about )?\\d+",
-     {NANS "|wrong (?:values|results?|outputs?|numbers|answers?|logits)|" GARBAGE,
-      "\\bonly\\b|\\bfine\\b|\\bok(?:ay)?\\b|correct|\\bworks?\\b|but not|\\bbelow\\b|smaller|up "
-      "to|shorter|no problem|as soon as|from \\d|\\bclean\\b|never|normal"},
-     {"out of memory|\\boom\\b", "learning[ _]rate"},
      NULL},
     {KIND(LOSS_ZERO_NAN),
      NPT_EXPLAIN_SYMPTOM,
@@ -155,35 +225,34 @@ const npt_explain_rule npt_explain_symptoms[] = {
     {KIND(HALF_ACCUMULATION),
      NPT_EXPLAIN_SYMPTOM,
      260,
-     "(?:gradient|grad)s?[ _-]?accum\\w*|accumulat\\w+ (?:the |of )?(?:micro\\w* "
-     ")?grad\\w*|grad\\w*[^\\n]{0,30}?(?:summed|accumulated|added up)|(?:sum\\w*|add\\w*) (?:up "
-     ")?(?:the )?grad\\w*|accumulation (?:is |was )?(?:also )?(?:done|happens|performed|kept|runs) "
-     "in",
-     {LOW, WORSE "|differ\\w*|mismatch|lower\\b|does ?n.t match|not "
-                 "(?:match|equal|equivalent)|quality|vanish\\w*|los[ts]\\b|suffers?|hurts?"},
+     /* the sum itself in half, not a run in half that accumulates */
+     "(?:accum\\w*|\\bsumm(?:ed|ing)\\b|\\bsums?\\b|add(?:ed|ing|s)? "
+     "up|\\bmain_grads?)[^\\n.\\d]{0,"
+     "50}? ?(?:in|with|using|is|are|as|to|=|:) (?:pure )?(?:torch\\.)?" LOW "|" LOW
+     "[- ](?:grad\\w* )?(?:accum\\w*|summ\\w*)|accumulate[-_]allreduce[-_]grads[-_]in[-_]fp32|"
+     "(?:grad_)?accum\\w*_d?type|grad_reduce_in_fp32",
+     {LOW, "grad\\w*|micro[- ]?batch\\w*",
+      WORSE "|" ERRORS_GROW "|differ\\w*|mismatch|does ?n.t match|not (?:match|equal|equivalent)|"
+            "(?:quality|accuracy)[^\\n]{0,20}? lower|vanish\\w*|los[ts]\\b|suffers?|hurts?"},
      {"\\bnan\\b|scaler|unscale"},
      NULL},
-    {KIND(LOSS_ZERO_NAN),
+    {KIND(HALF_ACCUMULATION),
      NPT_EXPLAIN_SYMPTOM,
      260,
-     "\\bloss'?\\b[^\\n]{0,40}?\\bnan\\b|\\bnan\\b[^\\n]{0,12}?\\bloss",
-     {LOW "|\\bint8\\b|8-?bit"},
-     {"learning[ _]rate (?:is|was) too|lr (?:is|was) too"},
-     NULL},
-    {KIND(LOSS_ZERO_NAN),
-     NPT_EXPLAIN_SYMPTOM,
-     220,
-     "\\bloss\\b[^\\n]{0,30}?(?:drop\\w*|goes|went|falls?|fell|becom\\w+|became|stuck|stays?|"
-     "always|is|turns?)[^\\n]{0,25}?(?<![\\d.])0(?:\\.0+)?(?![.\\d])",
-     {FP16 "|\\bint8\\b|8-?bit"},
-     NO_MORE,
+     "(?:gradient|grad)s?[ _-]?accum\\w*|accumulat\\w+ (?:the |of |over |\\d+ "
+     ")*(?:micro\\w*|grad\\w*)",
+     {LOW, FP32 "|same (?:effective )?(?:global )?batch|at once|micro[- ]?batch\\w*",
+      WORSE "|differ\\w*|mismatch|does ?n.t match|not (?:match|equal|equivalent)"},
+     {"\\bnan\\b|scaler|unscale", "tokens? count|averag\\w*|normali[sz]\\w*|num_items"},
      NULL},
     {KIND(ATTENTION_OVERFLOW),
      NPT_EXPLAIN_SYMPTOM,
      260,
      BF16 "[- ](?:native |trained "
           ")?(?:model|checkpoint|weights|native)|(?:trained|released|published|stored|saved|"
-          "shipped|distributed|native\\w*)[^\\n]{0,20}? " BF16,
+          "shipped|distributed|native\\w*)[^\\n]{0,20}? " BF16
+          "|(?:weights|checkpoint|model|params|parameters) (?:is|are|was|were|in) (?:in |stored in "
+          "|natively )?" BF16,
      {NANS, FP16},
      {"\\bloss\\b"},
      NULL},
@@ -196,13 +265,33 @@ const npt_explain_rule npt_explain_symptoms[] = {
            ")?problem)|(?:fine|works?|ok\\b|good|correct)[^\\n]{0,30}?" BF16},
      {"\\bloss\\b"},
      NULL},
+    {KIND(LOSS_ZERO_NAN),
+     NPT_EXPLAIN_SYMPTOM,
+     260,
+     "\\bloss(?:es)?'?\\b[^\\n]{0,40}?(?:\\bnans?\\b|not a number|not "
+     "finite|non-finite)|(?:\\bnan\\b|non-"
+     "finite)[^\\n]{0,12}?\\bloss",
+     {LOW "|\\bint8\\b|8-?bit"},
+     {"learning[ _]rate (?:is|was) too|lr (?:is|was) too"},
+     NULL},
+    {KIND(LOSS_ZERO_NAN),
+     NPT_EXPLAIN_SYMPTOM,
+     220,
+     "\\bloss\\b[^\\n]{0,30}?(?:drop\\w*|goes|went|falls?|fell|becom\\w+|became|stuck|stays?|"
+     "always|is|turns?)[^\\n]{0,25}?(?<![\\d.])0(?:\\.0+)?(?![.\\d])",
+     {FP16 "|\\bint8\\b|8-?bit"},
+     NO_MORE,
+     NULL},
     {KIND(ROPE_HALF),
      NPT_EXPLAIN_SYMPTOM,
      260,
      "\\brope\\b|rotary|inv_freq|inverse frequenc\\w+|position(?:al)?[ "
-     "_]?(?:ids?|embeddings?|encodings?|ind(?:ex|ices))|(?:cos|sin)[ _](?:and|/) ?(?:sin|cos)",
-     {LOW, WORSE "|precision|round\\w*|collid\\w*|alias\\w*|los[et]s?\\b|wrong|differ\\w*|"
-                 "identical|same angle|quality"},
+     "_]?(?:ids?|embeddings?|encodings?|ind(?:ex|ices))|(?:cos|sin)(?:[ _](?:and|/) "
+     "?|/)(?:sin|cos)\\b|(?:cos|sin)_cached",
+     {LOW, WORSE
+      "|precision|round\\w*|collid\\w*|alias\\w*|los[et]s?\\b|wrong|differ\\w*|"
+      "identical|same (?:angle|rotation)|quality|told apart|distinguish\\w*|indistinct\\w*|"
+      "repeat\\w*|perplexity[^\\n]{0,30}?(?:up|ris\\w+|increas\\w*|grow\\w*|high\\w*)|" GARBAGE},
      {NANS},
      NULL},
     {KIND(ROPE_HALF),
@@ -220,7 +309,7 @@ const npt_explain_rule npt_explain_symptoms[] = {
      260,
      "\\b(?:torch\\.)?u?int8\\b|\\bbytes?\\b dtype",
      {ADAPTER "|dtype", QUANTIZED,
-      "becom\\w+|became|creat\\w+|turn\\w*|come out|came out|end\\w* "
+      "becom\\w+|became|gets?\\b|got\\b|creat\\w+|turn\\w*|come out|came out|end\\w* "
       "up|are|is|ha(?:ve|s)|infer\\w*|report\\w*|return\\w*|wrong|instead"},
      {"load_in_8bit"},
      NULL},
@@ -233,7 +322,9 @@ const npt_explain_rule npt_explain_symptoms[] = {
       "differ\\w*|not (?:be )?(?:the "
       ")?(?:same|identical|match)|worse\\w*|chang\\w+|degrad\\w*|mismatch|drop\\w*|diverg\\w*|no "
       "longer|forg[eo]t\\w*|broken|" GARBAGE "|does ?n.t match|los(?:t|es|s of) "
-      "|\\bdiff\\b|discrepan\\w*|inconsisten\\w*|abnormal|unexpected|as if|never (?:been "
+      "|\\bdiff\\b|discrepan\\w*|inconsisten\\w*|abnormal|unexpected|as if|\\d%? "
+      "(?:vs\\.?|versus|against|compared (?:to|with)) \\d|not (?:at all )?(?:what|as)\\b|like the "
+      "(?:plain |original )?base|never (?:been "
       ")?(?:fine-?tuned|trained)|\xe4\xb8\x8d\xe4\xb8\x80\xe8\x87\xb4"},
      {"\\bgit\\b|overwritten|conflict|\\bbranch|pull request|dataset"},
      NULL},
@@ -241,9 +332,10 @@ const npt_explain_rule npt_explain_symptoms[] = {
      NPT_EXPLAIN_SYMPTOM,
      200,
      "(?:sav|train|stor|writ|finetun|fine-tun)\\w*[^\\n]{0,40}?" LOW
-     "[^\\n]{0,80}?(?:load|read|hold|contain|has|get|file|checkpoint)\\w*[^\\n]{0,40}?" FP32
-     "|(?:sav|train|stor|writ|finetun|fine-tun)\\w*[^\\n]{0,40}?" FP32
-     "[^\\n]{0,80}?(?:load|read|hold|contain|has|get|file|checkpoint)\\w*[^\\n]{0,40}?" LOW,
+     "[^\\n]{0,80}?(?:load|read|hold|contain|has|get|file|checkpoint|was|were|memory)\\w*[^\\n]{0,"
+     "40}?" FP32 "|(?:sav|train|stor|writ|finetun|fine-tun)\\w*[^\\n]{0,40}?" FP32
+     "[^\\n]{0,80}?(?:load|read|hold|contain|has|get|file|checkpoint|was|were|memory)\\w*[^\\n]{0,"
+     "40}?" LOW,
      {ADAPTER},
      {"merg(?:e|ed|ing)\\b", "\\bloss\\b|" NANS},
      NULL},
@@ -254,35 +346,39 @@ const npt_explain_rule npt_explain_symptoms[] = {
      {"sav(?:e|ed|es|ing)\\b|re-?load\\w*|\\bload(?:ed|ing|s)?\\b|save_pretrained|from_pretrained|"
       "load_adapter|on disk|file size|safetensors|written",
       FP32 "|" LOW "|autocast_adapter_dtype|\\bdtype",
-      "becom\\w+|became|turn\\w*|chang\\w+|cast\\b|casts|converted|upcast\\w*|twice|doubl\\w*|"
+      "becom\\w+|became|turn\\w*|chang\\w+|bigger|larger|cast\\b|casts|converted|upcast\\w*|twice|"
+      "doubl\\w*|"
       "halv\\w*|half the size|com(?:es?|ing) back|came back|end\\w* up|instead "
       "of|autocast_adapter_dtype|\\bagain\\b|different dtype|even "
-      "though|although|silently|(?:is|are) (?:suddenly |now |again )?(?:in )?(?:float|fp|bf)"},
+      "though|although|silently|(?:is|are) (?:suddenly|now|again|all) (?:in "
+      ")?(?:torch\\.)?(?:float|fp|bf)"},
      {"merg(?:e|ed|ing)\\b", "\\bloss\\b|" NANS},
      NULL},
     {KIND(REINTERPRETED_BITS),
      NPT_EXPLAIN_SYMPTOM,
-     200,
-     "reinterpret\\w*|(?:bytes|bits|weights?|tensors?|file|buffer)[^\\n]{0,30}? "
-     "(?:read|interpreted|treated|taken|viewed|loaded|parsed) as ",
+     240,
+     "\\b(?:re-?)?interpret\\w*|(?:bytes|bits|weights?|tensors?|file|buffer|array|values?)[^\\n]{"
+     "0,30}? (?:read|treated|taken|viewed|loaded|parsed|decoded)(?: back)? as |(?:\\bread|"
+     "treat|view|pars|decod|mistak)(?:s|ed|es|ing|en)?(?: back)? (?:it |them |the \\w+ "
+     ")?(?:as|for) "
+     "(?:if (?:it|they) (?:was|were) )?(?:an? )?(?:torch\\.|np\\.)?(?:" LOW "|" FP32 ")",
      {LOW, GARBAGE "|wrong|nonsens\\w*|bytes|bits|instead"},
-     NO_MORE,
+     {"merg(?:e|ed|ing)\\b"},
      NULL},
     {KIND(REINTERPRETED_BITS),
      NPT_EXPLAIN_SYMPTOM,
      260,
      GARBAGE,
-     {LOW "|" FP32, "dtype|\\bflag\\b|memcpy|frombuffer|\\.view\\(|raw "
+     {LOW "|" FP32, "dtype|\\bflag\\b|memcpy|frombuffer|fromfile|\\.view\\(|raw "
                     "(?:bytes|copy)|(?:set|setting|chang\\w+|switch\\w*|forc\\w+|cast\\w*|"
                     "convert\\w*|load\\w*)[^\\n]{0,30}?(?:" LOW "|" FP32 ")"},
-     {"(?<!no )(?<!or )(?<!any )(?<!without )(?<!zero )(?<!not )\\bnans?\\b|overflow",
-      "batch[ _-]?size|merg(?:e|ed|ing)\\b"},
+     {NANS, "batch[ _-]?size|merg(?:e|ed|ing)\\b"},
      NULL},
     {KIND(BACKEND_DIVERGENCE),
      NPT_EXPLAIN_SYMPTOM,
      260,
-     "\\bcpu\\b",
-     {"\\b(?:gpu|cuda|mps|rocm|npu|xpu|tpu|metal|directml)\\b", LOW,
+     "(?<![a-z])cpu(?![a-z])",
+     {"(?<![a-z])(?:gpu|cuda|mps|rocm|npu|xpu|tpu|metal|directml)(?![a-z])", LOW,
       "differ(?:s|ent|ently|ing)?\\b|not (?:get |give |produce |return )?(?:the "
       ")?same|mismatch|diverg\\w*|disagree\\w*|inconsisten\\w*|does ?n.t match|do ?n.t match|not "
       "match|deviat\\w*|discrepan\\w*|allclose|not "
@@ -290,7 +386,7 @@ const npt_explain_rule npt_explain_symptoms[] = {
       "(?:abs\\w* )?(?:errors?|diff\\w*)",
       "results?|outputs?|values?|logits|answers?|numbers|\\bnorms?\\b|errors?\\b|\\bruns?\\b|"
       "matmul|implementations?|discrepan\\w*|inconsisten\\w*|tensors?|layers?"},
-     {"same device|two devices|out of memory"},
+     {"same device|two devices|out of memory|throughput|utili[sz]\\w*|\\bidl\\w+|num_workers"},
      NULL},
     {KIND(BF16_UNSUPPORTED),
      NPT_EXPLAIN_SYMPTOM,
@@ -298,18 +394,23 @@ const npt_explain_rule npt_explain_symptoms[] = {
      "(?:\\bt4\\b|v100|turing|volta|pascal|p100|rtx "
      "?20\\d\\d|gtx|1080|2080|\\bgpu|\\bcard|hardware|device)[^\\n]{0,60}?(?:\\bnot\\b|n't|"
      "\\bno\\b|without|lacks?)[^\\n]{0,30}?" BF16 "|" BF16 " (?:is )?(?:not supported|unsupported)",
-     NO_MORE,
+     {"\\bsa(?:ys?|id)\\b|error|fail\\w*|\\brais\\w+|refus\\w*|complain\\w*|crash\\w*|abort\\w*|"
+      "stops?\\b|"
+      "\\bmessage|\\bgives\\b|how (?:can|do|to)|what (?:can|should|do|now)|workaround"},
      {NANS},
      NULL},
     {KIND(BF16_UPDATE_LOST),
      NPT_EXPLAIN_SYMPTOM,
      260,
      BF16,
-     {"loss[^\\n]{0,30}?(?:flat|constant|stuck|stagnat\\w*|plateau\\w*|barely|hardly|not (?:going "
+     {"loss[^\\n]{0,30}?(?:flat|horizontal|constant|stuck|stagnat\\w*|plateau\\w*|barely|hardly|"
+      "not (?:going "
       "down|decreas\\w*|improv\\w*|mov\\w*)|n't "
       "(?:go|decreas\\w*|improv\\w*|mov\\w*)|slow\\w*)|(?:converg\\w*|fall\\w*|decreas\\w*)[^\\n]{"
       "0,30}?(?:slow\\w*|bad\\w*|poor\\w*)|(?:slow\\w*|bad|poor|worse) "
-      "converg\\w*|(?:weights?|param\\w*)[^\\n]{0,60}?(?:\\bnot\\b|n't|never|identical|unchanged|"
+      "converg\\w*|(?:weights?|param\\w*|tensors?|hash\\w*)[^\\n]{0,60}?(?:(?:\\bnot|n't|never) "
+      "(?:\\w+ "
+      "){0,2}?(?:mov|chang|updat|differ|train|learn|budg)\\w*|identical|unchanged|"
       "the same|frozen|stuck|bit for "
       "bit|hardly|barely)|updates?[^\\n]{0,40}?(?:lost|vanish\\w*|disappear\\w*|too "
       "small|round\\w*|zero|swallowed)|(?:vanishing|lost|missing|tiny) (?:weight )?updates?|\\b0 "
@@ -339,7 +440,7 @@ const npt_explain_rule npt_explain_symptoms[] = {
      160,
      "unscal\\w*",
      {"\\btwice\\b|already|second time|double[ds]?\\b|two times"},
-     NO_MORE,
+     {FP16 " grad"},
      NULL},
     {KIND(SCALER_BF16),
      NPT_EXPLAIN_SYMPTOM,
@@ -369,7 +470,7 @@ const npt_explain_rule npt_explain_symptoms[] = {
     {KIND(HALF_LAYERNORM_CPU),
      NPT_EXPLAIN_SYMPTOM,
      160,
-     "layer ?norm\\w*|softmax|conv\\w*",
+     "layer ?norm\\w*|softmax|conv(?:olution\\w*|_?[123]d|s?\\b)",
      {FP16, "\\bcpu\\b", "not (?:supported|implemented)|unsupported|no kernel|missing"},
      NO_MORE,
      NULL},

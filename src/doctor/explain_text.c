@@ -218,7 +218,10 @@ static const char prefixes[] =
     "|[IWEF]\\d{4} \\d\\d:\\d\\d:\\d\\d(?:\\.\\d+)? (?:\\d+ )*[\\w/.]+:\\d+\\] ?"
     ")";
 
-/* Appends the line without its prefix, blanks folded, and a line break; nothing where nothing is
+/* No word of a sentence is longer, and patterns would try every place of it. */
+enum { LONGEST_WORD = 512 };
+
+/* Appends the line without its prefix, blanks folded, words cut, and a line break; nothing where nothing is
  * left, or only the marks that point at a column. */
 static char *put_line(const char *line, size_t length, npt_explain_pattern *prefix, char *out)
 {
@@ -233,8 +236,12 @@ static char *put_line(const char *line, size_t length, npt_explain_pattern *pref
     size_t marks = 0;
     while (marks < length && strchr("~^- ", line[marks]) != NULL) marks++;
     if (marks == length) return out;
-    for (size_t i = 0; i < length; i++)
-        if (i == 0 || line[i] != ' ' || line[i - 1] != ' ') *out++ = line[i];
+    size_t word = 0;
+    for (size_t i = 0; i < length; i++) {
+        word = line[i] == ' ' ? 0 : word + 1;
+        if (word <= LONGEST_WORD && (i == 0 || line[i] != ' ' || line[i - 1] != ' '))
+            *out++ = line[i];
+    }
     *out++ = '\n';
     return out;
 }
@@ -250,7 +257,7 @@ static char *read_lines(const char *text, const char *end, npt_explain_pattern *
     return out;
 }
 
-/* ---- The three forms ---- */
+/* ---- The four forms ---- */
 
 static bool is_quote(char c)
 {
@@ -261,8 +268,11 @@ static npt_status fill_forms(npt_explain_text *text)
 {
     text->clean = npt_alloc(text->length + 1, 1);
     text->dense = npt_alloc(text->length + 1, 1);
+    text->asserted = npt_alloc(text->length + 1, 1);
     text->origin = npt_alloc(text->length + 1, sizeof(*text->origin));
-    if (text->clean == NULL || text->dense == NULL || text->origin == NULL) return NPT_E_NOMEM;
+    if (text->clean == NULL || text->dense == NULL || text->asserted == NULL ||
+        text->origin == NULL)
+        return NPT_E_NOMEM;
     for (size_t i = 0; i < text->length; i++) {
         const char c = is_quote(text->shown[i]) ? '\'' : text->shown[i];
         text->clean[i] = c;
@@ -271,7 +281,8 @@ static npt_status fill_forms(npt_explain_text *text)
         text->dense[text->dense_length++] = c;
     }
     text->origin[text->dense_length] = (uint32_t)text->length;
-    return NPT_OK;
+    memcpy(text->asserted, text->clean, text->length);
+    return npt_explain_strike_denied(text->asserted, text->length);
 }
 
 static npt_status fill_shown(npt_explain_text *text, const char *bytes, size_t count)
@@ -302,7 +313,7 @@ static npt_status fill_shown(npt_explain_text *text, const char *bytes, size_t c
 npt_status npt_explain_text_init(npt_explain_text *text, const char *bytes, size_t count)
 {
     npt_status status;
-    *text = (npt_explain_text){NULL, NULL, NULL, 0, 0, NULL};
+    *text = (npt_explain_text){0};
     NPT_TRY_GOTO(status, failed, fill_shown(text, bytes, count));
     NPT_TRY_GOTO(status, failed, fill_forms(text));
     return NPT_OK;
@@ -316,6 +327,7 @@ void npt_explain_text_fini(npt_explain_text *text)
     npt_free(text->shown);
     npt_free(text->clean);
     npt_free(text->dense);
+    npt_free(text->asserted);
     npt_free(text->origin);
-    *text = (npt_explain_text){NULL, NULL, NULL, 0, 0, NULL};
+    *text = (npt_explain_text){0};
 }

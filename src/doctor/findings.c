@@ -7,83 +7,21 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "doctor/flow.h"
 #include "tensor/dtype.h"
 
 /* A row has a finding where its values are of no use: not finite, or more error than value. It is a
- * culprit where nothing that it read explains that. What a site reads is the table below: the
- * sequence of block.c and adapter_lowrank.c as data. */
+ * culprit where nothing that it read (flow.c) explains that. */
 
-/* ---- What a site reads ---- */
+/* ---- What a site read ---- */
 
-typedef struct source {
-    npt_site_id site;
-    npt_direction direction;
-    int above; /* layers above the reader: -1 is the block before */
-    bool ends; /* marks an entry that is used; the rest of an array is zero */
-} source;
-
-#define FROM(site, direction, above)                                                               \
-    {                                                                                              \
-        NPT_SITE_##site, NPT_##direction, above, true                                              \
-    }
-#define HERE(site) FROM(site, FORWARD, 0)
-#define BACK(site) FROM(site, BACKWARD, 0)
-/* what a block reads */
-#define INPUT FROM(RESIDUAL, FORWARD, -1), FROM(EMBED, FORWARD, 0)
-
-typedef struct flow {
-    source from[6];
-} flow;
-
-static const flow flows[NPT_SITE_COUNT][NPT_DIRECTION_COUNT] = {
-    [NPT_SITE_NORM_IN] = {{{INPUT}}, {{BACK(Q), BACK(K), BACK(V), BACK(NORM_POST)}}},
-    [NPT_SITE_Q] = {{{HERE(NORM_IN)}}, {{BACK(Q_NORM), BACK(ROPE)}}},
-    [NPT_SITE_K] = {{{HERE(NORM_IN)}}, {{BACK(K_NORM), BACK(ROPE)}}},
-    [NPT_SITE_V] = {{{HERE(NORM_IN)}}, {{BACK(ATTN)}}},
-    [NPT_SITE_Q_NORM] = {{{HERE(Q)}}, {{BACK(ROPE)}}},
-    [NPT_SITE_K_NORM] = {{{HERE(K)}}, {{BACK(ROPE)}}},
-    [NPT_SITE_ROPE] = {{{HERE(Q), HERE(K), HERE(Q_NORM), HERE(K_NORM)}}, {{BACK(ATTN)}}},
-    [NPT_SITE_ATTN] = {{{HERE(ROPE), HERE(V)}}, {{BACK(ATTN_OUT), BACK(NORM_POST)}}},
-    [NPT_SITE_ATTN_OUT] = {{{HERE(ATTN)}}, {{BACK(ADAPTER_IN)}}},
-    [NPT_SITE_RESIDUAL_ATTN] = {{{HERE(ATTN_OUT), INPUT}}},
-    [NPT_SITE_ADAPTER_IN] = {{{HERE(ATTN_OUT)}}, {{BACK(Z)}}},
-    [NPT_SITE_Z] = {{{HERE(ADAPTER_IN)}}, {{BACK(ADD), BACK(U)}}},
-    [NPT_SITE_ADD] = {{{HERE(Z)}}, {{BACK(GATE_MOD)}}},
-    [NPT_SITE_U] = {{{HERE(Z)}}, {{BACK(GATE_MOD)}}},
-    [NPT_SITE_NORM_POST] = {{{HERE(RESIDUAL_ATTN), INPUT}},
-                            {{BACK(GATE), BACK(UP), BACK(RESIDUAL)}}},
-    [NPT_SITE_GATE] = {{{HERE(NORM_POST)}}, {{BACK(GATE_MOD), BACK(MLP_ACT)}}},
-    [NPT_SITE_UP] = {{{HERE(NORM_POST)}}, {{BACK(MLP_ACT)}}},
-    [NPT_SITE_GATE_MOD] = {{{HERE(GATE), HERE(ADD), HERE(U)}},
-                           {{BACK(MLP_ACT), FROM(GATE_MOD, RECOMPUTE, 0)}},
-                           {{HERE(GATE), HERE(ADD), HERE(U)}}},
-    [NPT_SITE_MLP_ACT] = {{{HERE(GATE_MOD), HERE(GATE), HERE(UP)}}, {{BACK(RESIDUAL)}}},
-    [NPT_SITE_DOWN] = {{{HERE(MLP_ACT)}}},
-    [NPT_SITE_RESIDUAL] = {{{HERE(DOWN), HERE(RESIDUAL_ATTN), INPUT}},
-                           {{HERE(RESIDUAL), FROM(NORM_IN, BACKWARD, 1),
-                             FROM(RESIDUAL, BACKWARD, 1)}}},
-    [NPT_SITE_OPERAND] = {{{HERE(NORM_IN), HERE(ATTN), HERE(NORM_POST), HERE(MLP_ACT)}},
-                          {{BACK(RESIDUAL), BACK(GATE), BACK(UP), BACK(ATTN_OUT), BACK(V),
-                            BACK(Q)}}},
-    [NPT_SITE_ADAPTER_OPERAND] = {{{HERE(ADAPTER_IN), HERE(Z)}}, {{BACK(ADD), BACK(U), BACK(Z)}}},
-};
-
-/* Attention is computed once where teacher and student read the same: then it is the teacher's. */
-static bool may_be_shared(npt_site_id site)
+/* The last row before `before` that `row` read from this source; NULL: there is none. */
+static const npt_probe_row *find_input(const npt_probe *probe, const npt_probe_row *row,
+                                       const npt_flow_source *s, const npt_probe_row *before)
 {
-    return site <= NPT_SITE_ATTN_OUT || site == NPT_SITE_RESIDUAL || site == NPT_SITE_OPERAND;
-}
-
-/* Calls for every earlier row that `row` read from this source. */
-static const npt_probe_row *find_input(const npt_probe *probe, const npt_probe_row *row, source s,
-                                       const npt_probe_row *before)
-{
-    const bool embed = s.site == NPT_SITE_EMBED;
-    const int layer = embed ? -1 : row->layer + s.above;
-    if (embed && row->layer > 0) return NULL;
     for (const npt_probe_row *r = before; r-- > probe->rows;)
-        if (r->site == s.site && r->direction == s.direction && r->layer == layer &&
-            (r->student == row->student || (row->student && may_be_shared(r->site))))
+        if (r->site == s->site && r->direction == s->direction && r->layer == s->layer &&
+            (r->student == row->student || (row->student && s->may_be_shared)))
             return r;
     return NULL;
 }
@@ -96,11 +34,12 @@ typedef struct inputs {
 static inputs inputs_of(const npt_probe *probe, const npt_probe_row *row)
 {
     inputs all = {NAN, false};
-    const flow *f = &flows[row->site][row->direction];
-    for (int i = 0; i < 6 && f->from[i].ends; i++) {
+    npt_flow_source sources[NPT_FLOW_MAX];
+    const int count = npt_flow_sources(row->site, row->layer, row->direction, sources);
+    for (int i = 0; i < count; i++) {
         const npt_probe_row *in = row;
         /* a site with several parts: all of them; they stand together */
-        while ((in = find_input(probe, row, f->from[i], in)) != NULL) {
+        while ((in = find_input(probe, row, &sources[i], in)) != NULL) {
             all.error = fmax(all.error, in->error);
             all.finding = all.finding || in->finding != NPT_FINDING_NONE;
             if (in->part == 0) break;
@@ -125,12 +64,13 @@ static npt_finding finding_of(const npt_probe_row *row)
 /* Whether `reader` read `row`. */
 static bool reads(const npt_probe *probe, const npt_probe_row *reader, const npt_probe_row *row)
 {
-    const flow *f = &flows[reader->site][reader->direction];
-    for (int i = 0; i < 6 && f->from[i].ends; i++) {
+    npt_flow_source sources[NPT_FLOW_MAX];
+    const int count = npt_flow_sources(reader->site, reader->layer, reader->direction, sources);
+    for (int i = 0; i < count; i++) {
         const npt_probe_row *in = reader;
-        const source *s = &f->from[i];
+        const npt_flow_source *s = &sources[i];
         if (s->site != row->site || s->direction != row->direction) continue;
-        while ((in = find_input(probe, reader, *s, in)) != NULL && in >= row)
+        while ((in = find_input(probe, reader, s, in)) != NULL && in >= row)
             if (in == row) return true;
     }
     return false;
@@ -143,9 +83,10 @@ static double error_of_others(const npt_probe *probe, const npt_probe_row *reade
 {
     const double sound = 0.125;
     double error = npt_dtype_epsilon(reader->dtype);
-    const flow *f = &flows[reader->site][reader->direction];
-    for (int i = 0; i < 6 && f->from[i].ends; i++) {
-        const npt_probe_row *in = find_input(probe, reader, f->from[i], reader);
+    npt_flow_source sources[NPT_FLOW_MAX];
+    const int count = npt_flow_sources(reader->site, reader->layer, reader->direction, sources);
+    for (int i = 0; i < count; i++) {
+        const npt_probe_row *in = find_input(probe, reader, &sources[i], reader);
         if (in != NULL && in->site != row->site && in->error < sound)
             error = fmax(error, in->error);
     }

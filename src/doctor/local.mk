@@ -5,14 +5,22 @@ libnptcore_la_SOURCES += \
   src/doctor/audit.h \
   src/doctor/casts.c \
   src/doctor/casts.h \
+  src/doctor/diff.c \
+  src/doctor/diff.h \
+  src/doctor/diff_json.c \
+  src/doctor/diff_read.c \
+  src/doctor/diff_text.c \
   src/doctor/explain.c \
   src/doctor/explain.h \
+  src/doctor/explain_denied.c \
   src/doctor/explain_errors.c \
   src/doctor/explain_symptoms.c \
   src/doctor/explain_pattern.c \
   src/doctor/explain_table.c \
   src/doctor/explain_text.c \
   src/doctor/findings.c \
+  src/doctor/flow.c \
+  src/doctor/flow.h \
   src/doctor/observe.c \
   src/doctor/plan.c \
   src/doctor/plan.h \

@@ -184,6 +184,21 @@ static void print_updates(const npt_probe *probe, FILE *out)
     }
 }
 
+/* Words after a label, in lines of at most 100 columns. */
+static void print_wrapped(const char *label, const char *text, FILE *out)
+{
+    size_t column = 6;
+    fputs(label, out);
+    while (*text != '\0') {
+        const size_t length = strcspn(text, " ");
+        const bool breaks = column + 1 + length > 100;
+        fprintf(out, "%s%.*s", breaks ? "\n       " : " ", (int)length, text);
+        column = (breaks ? 7 : column + 1) + length;
+        text += length + strspn(text + length, " ");
+    }
+    fputc('\n', out);
+}
+
 /* In two lines where one is too long: the rule goes to the second. */
 static void print_policy(const char *policy, FILE *out)
 {
@@ -212,6 +227,7 @@ void npt_probe_print(const npt_probe *probe, const npt_doctor_options *options, 
     print_updates(probe, out);
     fprintf(out, "DIGEST %016" PRIx64 " (%d casts)\n", probe->digest,
             npt_sites_count(probe->trainer->distiller.student_sites));
-    fprintf(out, "%s %s\n", probe->verdict == NPT_VERDICT_FINE ? "FINE  " : "ADVICE",
-            advice[0] != '\0' ? advice : "no finding: every site is finite and near its shadow.");
+    print_wrapped(
+        probe->verdict == NPT_VERDICT_FINE ? "FINE  " : "ADVICE",
+        advice[0] != '\0' ? advice : "no finding: every site is finite and near its shadow.", out);
 }

@@ -190,10 +190,13 @@ static npt_status run_all(npt_selftest_context *c, const backend_list *list)
     return status;
 }
 
-static npt_status run_in(const char *directory, const backend_list *list, int threads, npt_tap *t)
+static npt_status run_in(const char *directory, const backend_list *list,
+                         const npt_compute_options *compute, npt_tap *t)
 {
     char *paths[NPT_SELFTEST_MODELS] = {NULL};
-    npt_selftest_context context = {.t = t, .threads = threads > 1 ? threads : 2};
+    npt_selftest_context context = {.t = t,
+                                    .threads = compute->threads > 1 ? compute->threads : 2,
+                                    .precision = compute->matmul_precision};
     npt_status status = npt_fault_from_environment(&context.fault);
     for (int i = 0; i < NPT_SELFTEST_MODELS && status == NPT_OK; i++) {
         status = make_model(directory, model_dtypes[i], &paths[i]);
@@ -211,7 +214,7 @@ npt_status npt_selftest(const npt_compute_options *compute, FILE *out, int *fail
     char *directory;
     NPT_TRY(list_backends(compute, &list));
     NPT_TRY(make_directory(&directory));
-    npt_status status = run_in(directory, &list, compute->threads, &t);
+    npt_status status = run_in(directory, &list, compute, &t);
     npt_status removed = npt_remove_tree(directory);
     npt_free(directory);
     if (status == NPT_OK) status = removed;

@@ -34,6 +34,7 @@ typedef struct npt_trial_setup {
     const char *model; /* directory */
     const char *backend;
     int threads;
+    npt_matmul_precision precision;
     npt_policy_request request;
     npt_modulation modulation;
     bool no_double_quantization;
@@ -108,8 +109,9 @@ enum { NPT_SELFTEST_ROWS = 9, NPT_SELFTEST_MODELS = 3 };
 /* What the cases of a backend share. */
 typedef struct npt_selftest_context {
     npt_tap *t;
-    const char *model[NPT_DTYPE_COUNT];            /* directory by dtype: F32, F16, BF16 */
-    int threads;                                   /* more than one */
+    const char *model[NPT_DTYPE_COUNT]; /* directory by dtype: F32, F16, BF16 */
+    int threads;                        /* more than one */
+    npt_matmul_precision precision;
     npt_fault fault;                               /* of the cases, not of what they compare with */
     npt_trial_values truth[NPT_SELFTEST_ROWS];     /* the same step in F32, on the reference */
     npt_trial_values reference[NPT_SELFTEST_ROWS]; /* the row itself on the reference */

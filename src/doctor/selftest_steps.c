@@ -97,6 +97,7 @@ npt_trial_setup npt_selftest_setup(const npt_selftest_context *c, const npt_self
     return (npt_trial_setup){.model = c->model[row->file],
                              .backend = backend,
                              .threads = threads,
+                             .precision = c->precision,
                              .request = row->request,
                              .modulation = NPT_MODULATION_BOTH,
                              .no_double_quantization = row->no_double_quantization,

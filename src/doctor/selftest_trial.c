@@ -94,6 +94,7 @@ static npt_status open_all(npt_trial *trial)
     const npt_objective objective = {
         .loss = NPT_LOSS_NORMALIZED, .lambda = lambda, .distill = NPT_DISTILL_END_TO_END};
     NPT_TRY(npt_exec_create(&trial->exec, trial->setup.backend, trial->setup.threads));
+    npt_exec_set_precision(trial->exec, trial->setup.precision);
     NPT_TRY(open_model(trial));
     NPT_TRY(open_adapters(trial));
     NPT_TRY(npt_distiller_init(&trial->distiller, trial->exec, trial->model, &trial->policy,

@@ -34,6 +34,8 @@ struct npt_exec {
     const npt_matmul_backend *backends[NPT_MAX_BACKENDS];
     size_t backend_count;
     npt_choice *choices; /* [CHOICES]; backend NULL: free */
+    npt_matmul_precision precision;
+    npt_matmul_counts counts;
     npt_block kernel_scratch, matmul_scratch;
 };
 
@@ -141,7 +143,12 @@ static const npt_matmul_backend *first_willing(const npt_exec *exec, const npt_m
         const char *why = exec->backends[i]->refuse(desc, &exec->cpu, reason);
         npt_log(NPT_LOG_VERBOSE, "matmul %s: %s%s%s", what, exec->backends[i]->name,
                 why == NULL ? "" : " refused: ", why == NULL ? "" : why);
-        if (why == NULL) return exec->backends[i];
+        if (why == NULL) {
+            if (exec->backends[i]->route != NULL)
+                npt_log(NPT_LOG_VERBOSE, "matmul %s: by %s", what,
+                        exec->backends[i]->route(desc, &exec->cpu, exec->precision, reason));
+            return exec->backends[i];
+        }
     }
     return NULL;
 }
@@ -203,6 +210,9 @@ failed:
 void npt_exec_destroy(npt_exec *exec)
 {
     if (exec == NULL) return;
+    if (exec->counts.panels > 0)
+        npt_log(NPT_LOG_VERBOSE, "matmul: %lld panels in bf16 pieces, %lld of them again by FMA",
+                (long long)exec->counts.panels, (long long)exec->counts.by_fma);
     npt_free(exec->matmul_scratch.heap);
     npt_free(exec->kernel_scratch.heap);
     npt_free(exec->choices);
@@ -241,6 +251,16 @@ const npt_matmul_backend *npt_exec_backend(const npt_exec *exec, size_t index)
     return exec->backends[index];
 }
 
+void npt_exec_set_precision(npt_exec *exec, npt_matmul_precision precision)
+{
+    exec->precision = precision;
+}
+
+npt_matmul_precision npt_exec_precision(const npt_exec *exec)
+{
+    return exec->precision;
+}
+
 npt_status npt_exec_reserve(npt_exec *exec, int64_t longest, int64_t head_dim, int64_t width)
 {
     const size_t stride = align(exec->kernels.scratch_bytes(longest, head_dim, width));
@@ -270,12 +290,26 @@ npt_status npt_exec_reserve_matmul(npt_exec *exec, const npt_matmul_desc *desc)
     return reserve_for(exec, find_choice(exec, desc));
 }
 
+const char *npt_exec_route(npt_exec *exec, const npt_matmul_desc *desc, char *text)
+{
+    const npt_matmul_backend *backend = find_choice(exec, desc)->backend;
+    if (backend->route == NULL) return "";
+    return backend->route(desc, &exec->cpu, exec->precision, text);
+}
+
+npt_matmul_counts npt_exec_counts(const npt_exec *exec)
+{
+    return exec->counts;
+}
+
 npt_status npt_matmul(npt_exec *exec, const npt_matmul_desc *desc, const npt_matmul_args *args)
 {
     const npt_choice *choice = find_choice(exec, desc);
     NPT_TRY(reserve_for(exec, choice));
     char *start = exec->matmul_scratch.start; /* NULL until a product needs some */
     const npt_matmul_scratch scratch = {
+        .precision = exec->precision,
+        .counts = &exec->counts,
         .threads = exec->threads,
         .cpu = &exec->cpu,
         .worker = start != NULL ? start + choice->shared_bytes : NULL,

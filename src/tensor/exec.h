@@ -26,12 +26,20 @@ int npt_exec_threads(const npt_exec *exec);
 size_t npt_exec_backend_count(const npt_exec *exec);
 const npt_matmul_backend *npt_exec_backend(const npt_exec *exec, size_t index);
 
+/* How F32 activations are multiplied; NPT_MATMUL_AUTO at first. */
+void npt_exec_set_precision(npt_exec *exec, npt_matmul_precision precision);
+npt_matmul_precision npt_exec_precision(const npt_exec *exec);
+
 /* Makes room for kernels on sequences up to `longest` tokens. NPT_E_NOMEM. */
 npt_status npt_exec_reserve(npt_exec *exec, int64_t longest, int64_t head_dim, int64_t width);
 
 /* The backend a product goes to; desc must be legal. Remembered per shape for a while;
  * NPT_VERBOSE=1 prints each choice that is made, with the reasons of those that refused. */
 const npt_matmul_backend *npt_exec_choose(npt_exec *exec, const npt_matmul_desc *desc);
+/* By what arithmetic that backend does it; "" where there is one way only. `text`: 128 bytes. */
+const char *npt_exec_route(npt_exec *exec, const npt_matmul_desc *desc, char *text);
+/* Panels of products in bf16 pieces so far, and how many of them FMA made again. */
+npt_matmul_counts npt_exec_counts(const npt_exec *exec);
 /* Chooses and runs. Scratch grows at the first call of a shape. */
 npt_status npt_matmul(npt_exec *exec, const npt_matmul_desc *desc, const npt_matmul_args *args);
 /* Makes the scratch of a product now. NPT_E_NOMEM. */

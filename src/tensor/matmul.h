@@ -46,9 +46,20 @@ typedef struct npt_matmul_backend {
     /* Scratch: `shared` and workers × worker_bytes (64-byte aligned, `worker_stride` apart). */
     npt_status (*run)(const npt_matmul_desc *desc, const npt_matmul_args *args,
                       const npt_matmul_scratch *scratch);
+    /* By what arithmetic, and why, in a few words ("FMA: A is stored turned"; may be written into
+     * `text`, 128 bytes). NULL where there is one way only. */
+    const char *(*route)(const npt_matmul_desc *desc, const npt_cpu *cpu,
+                         npt_matmul_precision precision, char *text);
 } npt_matmul_backend;
 
+/* Panels of products in bf16 pieces, and those of them that FMA had to make. */
+typedef struct npt_matmul_counts {
+    int64_t panels, by_fma;
+} npt_matmul_counts;
+
 struct npt_matmul_scratch {
+    npt_matmul_precision precision;
+    npt_matmul_counts *counts; /* added to, by all workers; or NULL */
     npt_threads *threads;
     const npt_cpu *cpu;
     char *worker;

@@ -28,6 +28,8 @@ static const struct {
     {NPT_CPU_AMX_BF16, "amx_bf16"},
 };
 
+static const char *const precision_names[] = {"auto", "fma", "pieces"};
+
 /* ---- What is here ---- */
 
 static json_t *machine_json(const npt_exec *exec)
@@ -39,10 +41,11 @@ static json_t *machine_json(const npt_exec *exec)
             json_array_append_new(names, json_string(features[i].name));
     for (size_t i = 0; i < npt_exec_backend_count(exec); i++)
         json_array_append_new(backends, json_string(npt_exec_backend(exec, i)->name));
-    return json_pack("{s:s, s:{s:s, s:s, s:o}, s:i, s:s, s:o}", "version", npt_version(), "cpu",
-                     "brand", cpu->brand, "level", npt_cpu_level_name(cpu->level), "features",
-                     names, "threads", npt_exec_threads(exec), "kernels",
-                     npt_exec_kernels(exec)->name, "backends", backends);
+    return json_pack("{s:s, s:{s:s, s:s, s:o}, s:i, s:s, s:o, s:s}", "version", npt_version(),
+                     "cpu", "brand", cpu->brand, "level", npt_cpu_level_name(cpu->level),
+                     "features", names, "threads", npt_exec_threads(exec), "kernels",
+                     npt_exec_kernels(exec)->name, "backends", backends, "matmul_precision",
+                     precision_names[npt_exec_precision(exec)]);
 }
 
 /* ---- Where products go ---- */
@@ -66,13 +69,16 @@ static json_t *product_json(npt_exec *exec, const npt_product *product)
 {
     const npt_matmul_desc *d = &product->desc;
     const npt_matmul_backend *backend = npt_exec_choose(exec, d);
-    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:s, s:s, s:s, s:b, s:b, s:b, s:b, s:s, s:o}",
+    char route[REASON_BYTES];
+    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:s, s:s, s:s, s:b, s:b, s:b, s:b, s:s, s:s, "
+                     "s:o}",
                      "product", product->name, "pass", product->pass, "per_step",
                      (json_int_t)product->per_step, "m", (json_int_t)d->m, "n", (json_int_t)d->n,
                      "k", (json_int_t)d->k, "a", npt_dtype_name(d->a), "w", npt_dtype_name(d->w),
                      "c", npt_dtype_name(d->c), "trans_a", (int)d->trans_a, "trans_w",
                      (int)d->trans_w, "accumulate", (int)d->accumulate, "bias", (int)d->bias,
-                     "backend", backend->name, "refused", refusals_json(exec, d, backend));
+                     "backend", backend->name, "route", npt_exec_route(exec, d, route), "refused",
+                     refusals_json(exec, d, backend));
 }
 
 static int add_routes(json_t *root, const npt_setup *setup, const npt_backends_options *options)
@@ -128,16 +134,18 @@ static void print_machine(FILE *out, const json_t *root)
     fprintf(out, "%-10s%" PRId64 "\n", "threads", number_at(root, "threads"));
     fprintf(out, "%-10s%s\n", "kernels", text_at(root, "kernels"));
     print_words(out, "backends", json_object_get(root, "backends"));
+    fprintf(out, "%-10s%s\n", "precision", text_at(root, "matmul_precision"));
 }
 
 static void print_product(FILE *out, const json_t *p)
 {
     const json_t *refused = json_object_get(p, "refused");
+    const char *route = text_at(p, "route");
     fprintf(out, "%-16s %-4s %8" PRId64 " %8" PRId64 " %8" PRId64 " %8" PRId64 "  %-4s %-4s %-4s%s",
             text_at(p, "product"), text_at(p, "pass"), number_at(p, "per_step"), number_at(p, "m"),
             number_at(p, "n"), number_at(p, "k"), text_at(p, "a"), text_at(p, "w"), text_at(p, "c"),
             json_is_true(json_object_get(p, "accumulate")) ? "+ " : "  ");
-    fprintf(out, "%-10s", text_at(p, "backend"));
+    fprintf(out, "%-10s%-34s", text_at(p, "backend"), route[0] != '\0' ? route : "-");
     for (size_t i = 0; i < json_array_size(refused); i++) {
         const json_t *entry = json_array_get(refused, i);
         fprintf(out, "%s%s: %s", i > 0 ? "; " : "", text_at(entry, "backend"),
@@ -158,8 +166,8 @@ static void print_routes(FILE *out, const json_t *root)
     fprintf(out,
             "\nC[m,n] = A[m,k] W[k,n]; y: forward, dx: gradient of the input, dw: of an adapter; "
             "+: added to C\n");
-    fprintf(out, "%-16s %-4s %8s %8s %8s %8s  %-4s %-4s %-6s%-10s%s\n", "product", "pass",
-            "per step", "m", "n", "k", "A", "W", "C", "backend", "refused before");
+    fprintf(out, "%-16s %-4s %8s %8s %8s %8s  %-4s %-4s %-6s%-10s%-34s%s\n", "product", "pass",
+            "per step", "m", "n", "k", "A", "W", "C", "backend", "by", "refused before");
     for (size_t i = 0; i < json_array_size(products); i++)
         print_product(out, json_array_get(products, i));
 }
@@ -200,7 +208,7 @@ npt_status npt_backends(const npt_backends_options *options, FILE *out)
         status =
             npt_setup_open(&setup, options->model_name, &options->precision, &options->compute);
     } else {
-        status = npt_exec_create(&setup.exec, options->compute.backend, options->compute.threads);
+        status = npt_setup_exec(&setup, &options->compute);
     }
     if (status != NPT_OK) return status;
     root = machine_json(setup.exec);

@@ -106,6 +106,12 @@ json_t *npt_describe_settings(const npt_train_options *o, const npt_setup *setup
     return s;
 }
 
+static const char *matmul_precision(const npt_exec *exec)
+{
+    if (npt_exec_precision(exec) == NPT_MATMUL_FMA) return "fma";
+    return (npt_exec_cpu(exec)->features & NPT_CPU_AMX_BF16) != 0 ? "auto, AMX" : "auto, no AMX";
+}
+
 json_t *npt_describe_run(const npt_train_options *o, const npt_setup *setup,
                          const npt_distiller *distiller, json_t *settings, int64_t total_steps)
 {
@@ -117,12 +123,13 @@ json_t *npt_describe_run(const npt_train_options *o, const npt_setup *setup,
     const npt_cpu *cpu = npt_exec_cpu(setup->exec);
     json_t *name = o->run_name != NULL ? npt_describe_text(o->run_name) : NULL;
     json_t *command = o->command_line != NULL ? npt_describe_text(o->command_line) : NULL;
-    return json_pack("{s:s, s:s, s:o*, s:o*, s:o, s:s, s:I, s:o, s:s, s:s, s:i, s:I, s:O}",
+    return json_pack("{s:s, s:s, s:o*, s:o*, s:o, s:s, s:I, s:o, s:s, s:s, s:s, s:i, s:I, s:O}",
                      "npt_version", npt_version(), "recipe",
                      o->recipe == NPT_RECIPE_PRETRAIN_SAFE ? "pretrain-safe" : "pretrain",
                      "run_name", name, "command", command, "policy",
                      describe_policy(&setup->policy), "cast_digest", digest, "seed",
-                     (json_int_t)o->seed, "backends", backends, "cpu", cpu->brand, "cpu_level",
+                     (json_int_t)o->seed, "backends", backends, "matmul_precision",
+                     matmul_precision(setup->exec), "cpu", cpu->brand, "cpu_level",
                      npt_cpu_level_name(cpu->level), "threads", npt_exec_threads(setup->exec),
                      "total_steps", (json_int_t)total_steps, "flags", settings);
 }

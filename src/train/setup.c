@@ -67,7 +67,7 @@ static npt_status open_all(npt_setup *setup, const char *model_name,
     if (setup->policy.mixed_switched_off)
         npt_log(NPT_LOG_WARNING,
                 "--mixed_precision is switched off: a quantized base computes in F32 (R1)");
-    NPT_TRY(npt_exec_create(&setup->exec, compute->backend, compute->threads));
+    NPT_TRY(npt_setup_exec(setup, compute));
     return open_tokenizer(setup);
 }
 
@@ -79,6 +79,13 @@ npt_status npt_setup_open(npt_setup *setup, const char *model_name,
     npt_status status = open_all(setup, model_name, precision, compute);
     if (status != NPT_OK) npt_setup_close(setup);
     return status;
+}
+
+npt_status npt_setup_exec(npt_setup *setup, const npt_compute_options *compute)
+{
+    NPT_TRY(npt_exec_create(&setup->exec, compute->backend, compute->threads));
+    npt_exec_set_precision(setup->exec, compute->matmul_precision);
+    return NPT_OK;
 }
 
 npt_status npt_setup_examine(npt_setup *setup, const char *model_name,

@@ -20,6 +20,8 @@ typedef struct npt_setup {
 npt_status npt_setup_open(npt_setup *setup, const char *model_name,
                           const npt_precision_options *precision,
                           const npt_compute_options *compute);
+/* Only the context of computing. */
+npt_status npt_setup_exec(npt_setup *setup, const npt_compute_options *compute);
 /* Policy and headers only, also of a checkpoint that cannot be loaded (npt_model_check() says). */
 npt_status npt_setup_examine(npt_setup *setup, const char *model_name,
                              const npt_precision_options *precision);

@@ -3,6 +3,10 @@
  * rounds. Weights rotate through copies that together exceed the caches; data are random. With one
  * thread the time is processor time, which other work on the machine disturbs less.
  *
+ * "native fma" is native without bf16 pieces. A library that refuses weights of another dtype than
+ * the F32 activations gets them as F32, expanded beforehand and uncounted ("*"). The last column is
+ * native over the best library that computes in the same precision.
+ *
  *     npt-bench-matmul [-t threads] [-r rounds] [-b backend,…] [-w dtype,…] [-m 1,16,…] [-s NxK,…]
  */
 #include "config.h"
@@ -23,6 +27,15 @@ typedef struct npt_bench_options {
     int64_t tokens[MAX_LIST], n[MAX_LIST], k[MAX_LIST];
     int token_count, size_count;
 } npt_bench_options;
+
+/* A backend that takes part, under its name. */
+typedef struct npt_bench_side {
+    npt_exec *exec;
+    char name[32];
+    bool library;
+} npt_bench_side;
+
+enum { MAX_SIDES = NPT_MAX_BACKENDS + 1 };
 
 typedef struct npt_bench_case {
     npt_matmul_desc desc;
@@ -118,30 +131,48 @@ static void one_turn(npt_exec *exec, npt_bench_case *work, int rounds, double *s
     for (int i = 0; i < rounds; i++) seconds[i] = one_run(exec, work, round++);
 }
 
-static void measure(npt_exec *const *execs, int count, npt_bench_case *work,
-                    const npt_bench_options *options)
+static bool refuses(npt_exec *exec, const npt_matmul_desc *desc)
 {
-    static double seconds[NPT_MAX_BACKENDS][MAX_ROUNDS];
+    char reason[128];
+    return npt_exec_backend(exec, 0)->refuse(desc, npt_exec_cpu(exec), reason) != NULL;
+}
+
+/* The case as this side computes it; NULL: not at all. */
+static npt_bench_case *case_for(const npt_bench_side *side, npt_bench_case *work,
+                                npt_bench_case *expanded)
+{
+    if (!refuses(side->exec, &work->desc)) return work;
+    return expanded->weights != NULL && !refuses(side->exec, &expanded->desc) ? expanded : NULL;
+}
+
+/* `expanded`: the same with weights in F32; without weights where it is not wanted. */
+static void measure(const npt_bench_side *sides, int count, npt_bench_case *work,
+                    npt_bench_case *expanded, const npt_bench_options *options)
+{
+    static double seconds[MAX_SIDES][MAX_ROUNDS];
     const npt_matmul_desc *desc = &work->desc;
     const double flops = 2.0 * (double)desc->m * (double)desc->n * (double)desc->k;
+    double native = 0, best = 0;
     for (int turn = 0; turn < TURNS; turn++)
         for (int e = 0; e < count; e++) {
-            const npt_matmul_backend *backend = npt_exec_backend(execs[e], 0);
             const int first = options->rounds * turn / TURNS;
             const int end = options->rounds * (turn + 1) / TURNS;
-            char reason[128];
-            if (backend->refuse(desc, npt_exec_cpu(execs[e]), reason) != NULL) continue;
-            one_turn(execs[e], work, end - first, seconds[e] + first);
+            npt_bench_case *mine = case_for(&sides[e], work, expanded);
+            if (mine != NULL) one_turn(sides[e].exec, mine, end - first, seconds[e] + first);
         }
     for (int e = 0; e < count; e++) {
-        char reason[128];
-        if (npt_exec_backend(execs[e], 0)->refuse(desc, npt_exec_cpu(execs[e]), reason) != NULL) {
-            printf(" %10s", "-");
+        const npt_bench_case *mine = case_for(&sides[e], work, expanded);
+        if (mine == NULL) {
+            printf(" %11s", "-");
             continue;
         }
         qsort(seconds[e], (size_t)options->rounds, sizeof(double), compare_doubles);
-        printf(" %10.1f", flops / seconds[e][options->rounds / 2] * 1e-9);
+        const double rate = flops / seconds[e][options->rounds / 2] * 1e-9;
+        printf(" %10.1f%s", rate, mine == work ? " " : "*");
+        if (strcmp(sides[e].name, "native") == 0) native = rate;
+        if (sides[e].library && rate > best) best = rate;
     }
+    if (native > 0 && best > 0) printf(" %7.2f", native / best);
     printf("\n");
     fflush(stdout);
 }
@@ -162,42 +193,52 @@ static npt_matmul_desc desc_of(const struct npt_bench_recipe *recipe, int direct
     return desc;
 }
 
-static void bench_recipe(npt_exec *const *execs, int count, const struct npt_bench_recipe *recipe,
-                         const npt_bench_options *options, int size)
+/* Copies of random weights that together exceed the caches. */
+static void fill_weights(npt_bench_case *work, npt_dtype dtype, int64_t elements)
+{
+    work->weight_bytes =
+        dtype == NPT_NF4 ? (size_t)elements / 2 : (size_t)elements * npt_dtype_bytes(dtype);
+    work->copies = (int)(COPIES_BYTES / work->weight_bytes) + 1;
+    char *one = random_matrix(dtype, elements, 1);
+    work->weights = malloc(work->weight_bytes * (size_t)work->copies);
+    if (work->weights == NULL) exit(1);
+    for (int i = 0; i < work->copies; i++)
+        memcpy(work->weights + (size_t)i * work->weight_bytes, one, work->weight_bytes);
+    free(one);
+}
+
+static void bench_recipe(const npt_bench_side *sides, int count,
+                         const struct npt_bench_recipe *recipe, const npt_bench_options *options,
+                         int size)
 {
     const int64_t n = options->n[size], k = options->k[size];
-    npt_bench_case work = {0};
+    npt_bench_case work = {0}, expanded = {0};
     int64_t rows = n; /* as many as dW needs of activations, too */
     for (int t = 0; t < options->token_count; t++)
         if (options->tokens[t] > rows) rows = options->tokens[t];
-    const int64_t elements = rows * k;
-    work.weight_bytes =
-        recipe->w == NPT_NF4 ? (size_t)elements / 2 : (size_t)elements * npt_dtype_bytes(recipe->w);
-    work.copies = (int)(COPIES_BYTES / work.weight_bytes) + 1;
-    char *one = random_matrix(recipe->w, elements, 1);
-    float *absmax = random_matrix(NPT_F32, elements / 64 + 1, 2);
-    work.weights = malloc(work.weight_bytes * (size_t)work.copies);
-    if (work.weights == NULL) exit(1);
-    for (int i = 0; i < work.copies; i++)
-        memcpy(work.weights + (size_t)i * work.weight_bytes, one, work.weight_bytes);
-    free(one);
+    fill_weights(&work, recipe->w, rows * k);
+    if (recipe->a == NPT_F32 && recipe->w != NPT_F32) fill_weights(&expanded, NPT_F32, rows * k);
+    float *absmax = random_matrix(NPT_F32, rows * k / 64 + 1, 2);
     for (int d = FORWARD; d <= (n <= MAX_RANK || k <= MAX_RANK ? DW : DX); d++)
         for (int t = 0; t < options->token_count; t++) {
             const int64_t m = options->tokens[t];
             if (d == DW && recipe->w == NPT_NF4) continue;
-            work.desc = desc_of(recipe, d, m, n, k);
+            work.desc = expanded.desc = desc_of(recipe, d, m, n, k);
+            expanded.desc.w = NPT_F32;
             void *a = random_matrix(recipe->a, m * (d == FORWARD ? k : n), 3);
             void *c = calloc((size_t)(work.desc.m * work.desc.n), 4);
             work.args =
                 (npt_matmul_args){.a = a, .absmax = absmax, .levels = npt_nf4_levels, .c = c};
+            expanded.args = work.args;
             printf("%-9s %6lld x %-6lld %-7s M=%-5lld", recipe->name, (long long)n, (long long)k,
                    directions[d], (long long)m);
-            measure(execs, count, &work, options);
+            measure(sides, count, &work, &expanded, options);
             free(a);
             free(c);
         }
     free(absmax);
     free(work.weights);
+    free(expanded.weights);
 }
 
 static int parse_numbers(const char *text, int64_t *first, int64_t *second)
@@ -231,31 +272,52 @@ static void parse(npt_bench_options *options, int argc, char **argv)
     if (options->rounds < 1 || options->rounds > MAX_ROUNDS) exit(2);
 }
 
+static void add_side(npt_bench_side *sides, int *count, const char *backend, const char *name,
+                     int threads)
+{
+    npt_bench_side *side = &sides[(*count)++];
+    if (npt_exec_create(&side->exec, backend, threads) != NPT_OK) exit(1);
+    snprintf(side->name, sizeof(side->name), "%s", name);
+    side->library = strcmp(backend, "native") != 0 && strcmp(backend, "reference") != 0;
+    npt_exec_set_precision(side->exec,
+                           strcmp(name, backend) == 0 ? NPT_MATMUL_AUTO : NPT_MATMUL_FMA);
+    printf(" %11s", name);
+}
+
+static int add_sides(npt_bench_side *sides, const npt_cpu *cpu, const npt_bench_options *options)
+{
+    const npt_matmul_backend *list[NPT_MAX_BACKENDS];
+    const size_t all = npt_cpu_backends(cpu, list);
+    int count = 0;
+    for (size_t i = 0; i < all; i++) {
+        const char *name = list[i]->name;
+        const bool native = strcmp(name, "native") == 0, pieces = cpu->features & NPT_CPU_AMX_BF16;
+        if (options->backends == NULL ? list[i] != &npt_matmul_reference
+                                      : listed(options->backends, name))
+            add_side(sides, &count, name, name, options->threads);
+        if (native && pieces &&
+            (options->backends == NULL || listed(options->backends, "native_fma")))
+            add_side(sides, &count, name, "native fma", options->threads);
+    }
+    return count;
+}
+
 int main(int argc, char **argv)
 {
     npt_bench_options options;
     npt_cpu cpu;
-    const npt_matmul_backend *list[NPT_MAX_BACKENDS];
-    npt_exec *execs[NPT_MAX_BACKENDS];
-    int count = 0;
+    npt_bench_side sides[MAX_SIDES];
     parse(&options, argc, argv);
     if (options.threads == 1) bench_clock = CLOCK_PROCESS_CPUTIME_ID;
     if (npt_cpu_detect(&cpu) != NPT_OK) return 1;
-    const size_t all = npt_cpu_backends(&cpu, list);
     printf("GFLOP/s, median of %d; %s, level %s\n%43s", options.rounds, cpu.brand,
            npt_cpu_level_name(cpu.level), "");
-    for (size_t i = 0; i < all; i++) {
-        if (options.backends == NULL ? list[i] == &npt_matmul_reference
-                                     : !listed(options.backends, list[i]->name))
-            continue;
-        if (npt_exec_create(&execs[count], list[i]->name, options.threads) != NPT_OK) return 1;
-        printf(" %10s", list[i]->name);
-        count++;
-    }
-    printf("   (%d threads)\n", npt_exec_threads(execs[0]));
+    const int count = add_sides(sides, &cpu, &options);
+    if (count == 0) return 2;
+    printf("   ratio (%d threads)\n", npt_exec_threads(sides[0].exec));
     for (int r = 0; r < RECIPES; r++)
         for (int s = 0; s < options.size_count && listed(options.dtypes, recipes[r].name); s++)
-            bench_recipe(execs, count, &recipes[r], &options, s);
-    for (int e = 0; e < count; e++) npt_exec_destroy(execs[e]);
+            bench_recipe(sides, count, &recipes[r], &options, s);
+    for (int e = 0; e < count; e++) npt_exec_destroy(sides[e].exec);
     return 0;
 }

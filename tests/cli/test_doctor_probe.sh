@@ -44,7 +44,8 @@ narrow() { ! grep -qE '.{101}' "$work/out"; }
     ends 'an overflow: exit 3' 3
     says 'its site is the culprit' out '^  (teacher )?L02\.gate_mod .*CULPRIT overflow$'
     says 'those after it follow' out '^  L02\.mlp_act .*follows overflow$'
-    says 'with advice' out '^ADVICE L02\.gate_mod has [0-9]+ infinite values.*--use_bf16'
+    says 'with advice' out '^ADVICE (teacher )?L02\.gate_mod has [0-9]+ infinite values'
+    says 'and the flag that helps' out '--use_bf16'
     fault underflow:L01.up.backward doctor probe $short --use_fp16
     ends 'an underflow: exit 3' 3
     says 'named' out '^ADVICE L01\.up\.backward: 100 % of the gradient is flushed'
@@ -57,7 +58,8 @@ narrow() { ! grep -qE '.{101}' "$work/out"; }
     fault cast:L02.z=F16 doctor probe $short --use_fp16
     ends 'a cast that is not planned: exit 2' 2
     says 'named with the sentence of PyTorch' out \
-        'have the same dtype, but got: c10::Half != float; unplanned cast at L02\.z'
+        '^ADVICE expected mat1 and mat2 to have the same dtype, but got: c10::Half != float; '
+    says 'and its site' out ' L02\.z: F16 arrived'
     run doctor probe $short --use_fp16 --loss plain --initial_loss_scale 4294967296
     ends 'a loss scale that is too high: exit 1' 1
     says 'and the one where it settles' out 'settles at [0-9.^]+: --initial_loss_scale [0-9]+ saves'

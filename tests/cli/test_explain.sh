@@ -42,6 +42,9 @@ from_input '- is standard input' 0 '"kind": "linear-dtype-mismatch"' --json -
 from_input 'of long input the end counts' 0 '^Kind  *linear-dtype-mismatch$'
 { printf '%s\n' "$error"; head -c 9000000 /dev/zero | tr '\0' 'x'; } >"$work/in"
 from_input 'of long input the beginning counts' 0 '^Kind  *linear-dtype-mismatch$'
+# patterns that try every place of a long word would take minutes, and be ended
+{ head -c 120000 /dev/zero | tr '\0' 'x'; printf '\n%s\n' "$error"; } >"$work/in"
+from_input 'a long word is passed over' 0 '^Kind  *linear-dtype-mismatch$'
 
 for form in 'doctor --help' 'doctor -h' 'help doctor'; do
     # shellcheck disable=SC2086

@@ -195,6 +195,7 @@ void golden_run_open(golden_run *run, const golden_case *c, const golden_setup *
                                  .weight_decay = golden_real(json, "weight_decay"),
                                  .max_grad_norm = golden_real(json, "max_grad_norm")};
     REQUIRE(npt_exec_create(&run->exec, setup->backend, setup->threads));
+    npt_exec_set_precision(run->exec, setup->precision);
     open_model(run, setup);
     open_adapters(run);
     npt_objective objective = objective_of(json);

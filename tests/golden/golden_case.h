@@ -40,6 +40,7 @@ typedef struct golden_setup {
     const char *model; /* directory; NULL: the case's */
     bool no_double_quantization;
     double loss_scale; /* 0: 1 */
+    npt_matmul_precision precision;
 } golden_setup;
 
 typedef struct golden_run {

@@ -35,6 +35,7 @@ static const char *const names[] = {"llama",
 static const double loss_promise = 1e-5, gradient_promise = 1e-4, update_promise = 1e-2;
 
 /* The worst ratio to PyTorch's own distance seen by this program, for the log. */
+static int64_t pieces; /* panels made in bf16 pieces */
 static double worst_loss, worst_gradient, worst_tensor, worst_update;
 
 static double larger(double a, double b)
@@ -152,13 +153,13 @@ static void check_update(golden_run *run, const npt_st *expect, const json_t *di
     worst_update = larger(worst_update, whole / pytorch);
 }
 
-static void check_case(const char *name, const char *backend)
+static void check_case(const char *name, const char *backend, npt_matmul_precision precision)
 {
     golden_case c;
     golden_run run;
     golden_losses losses, parts[GOLDEN_MAX_BATCHES];
     golden_open(&c, name);
-    const golden_setup setup = {.backend = backend, .threads = 1};
+    const golden_setup setup = {.backend = backend, .threads = 1, .precision = precision};
     golden_run_open(&run, &c, &setup);
     const json_t *first = json_object_get(c.json, "first_step"),
                  *steps = json_object_get(c.json, "steps");
@@ -182,18 +183,20 @@ static void check_case(const char *name, const char *backend)
     }
     check_update(&run, expect, distance);
     npt_st_close(expect);
+    pieces += npt_exec_counts(run.exec).panels;
     golden_run_close(&run);
     golden_close(&c);
 }
 
-static void check_backend(const char *backend)
+static void check_backend(const char *backend, npt_matmul_precision precision)
 {
     if (!golden_has_backend(backend)) {
         printf("# %s is not compiled in, or not for this CPU: nothing checked\n", backend);
         return;
     }
     worst_loss = worst_gradient = worst_tensor = worst_update = 0;
-    for (size_t i = 0; i < NPT_COUNT(names); i++) check_case(names[i], backend);
+    pieces = 0;
+    for (size_t i = 0; i < NPT_COUNT(names); i++) check_case(names[i], backend, precision);
     printf("# %s, F32: losses within %.1e; worst distance as a multiple of PyTorch's: gradient "
            "%.2f, one tensor of it %.2f, "
            "update %.2f\n",
@@ -203,25 +206,36 @@ static void check_backend(const char *backend)
 static void reference_agrees(void **state)
 {
     (void)state;
-    check_backend("reference");
+    check_backend("reference", NPT_MATMUL_AUTO);
 }
 
 static void native_agrees(void **state)
 {
     (void)state;
-    check_backend("native");
+    check_backend("native", NPT_MATMUL_FMA);
+}
+
+/* Golden models are small: where it is for speed to decide, hardly a product is cut in pieces. */
+static void native_agrees_in_pieces(void **state)
+{
+    (void)state;
+    npt_cpu cpu;
+    check_backend("native", NPT_MATMUL_PIECES);
+    if (npt_cpu_detect(&cpu) != NPT_OK || (cpu.features & NPT_CPU_AMX_BF16) == 0) return;
+    printf("# %lld panels were made in bf16 pieces\n", (long long)pieces);
+    assert_true(pieces > 0);
 }
 
 static void openblas_agrees(void **state)
 {
     (void)state;
-    check_backend("openblas");
+    check_backend("openblas", NPT_MATMUL_AUTO);
 }
 
 static void onednn_agrees(void **state)
 {
     (void)state;
-    check_backend("onednn");
+    check_backend("onednn", NPT_MATMUL_AUTO);
 }
 
 int main(void)
@@ -229,6 +243,7 @@ int main(void)
     const npt_case cases[] = {
         NPT_CASE("F32 training on the reference backend is PyTorch's", reference_agrees),
         NPT_CASE("F32 training on the native backend is PyTorch's", native_agrees),
+        NPT_CASE("so is it in bf16 pieces, where there is AMX", native_agrees_in_pieces),
         NPT_CASE("F32 training with OpenBLAS is PyTorch's", openblas_agrees),
         NPT_CASE("F32 training with oneDNN is PyTorch's", onednn_agrees),
     };

@@ -99,7 +99,8 @@ static void check_same(golden_run *run, golden_run *decoded, golden_kind kind, d
     npt_free(b);
 }
 
-static void check_decoded(const char *name, const char *backend, double limit)
+static void check_decoded(const char *name, const char *backend, npt_matmul_precision precision,
+                          double limit)
 {
     golden_case c;
     golden_run run, decoded;
@@ -107,7 +108,7 @@ static void check_decoded(const char *name, const char *backend, double limit)
     if (!golden_has_backend(backend)) return;
     char *directory = temp_dir();
     golden_open(&c, name);
-    golden_setup setup = {.backend = backend, .threads = 1};
+    golden_setup setup = {.backend = backend, .threads = 1, .precision = precision};
     golden_run_open(&run, &c, &setup);
     assert_int_equal(run.policy.base_rule, NPT_R1);
     write_decoded(run.model, directory);
@@ -130,17 +131,19 @@ static void check_decoded(const char *name, const char *backend, double limit)
 static void decoded_bits(void **state)
 {
     (void)state;
-    check_decoded("nf4", "reference", 0);
-    check_decoded("nf4-double", "reference", 0);
-    check_decoded("nf4", "native", 0);
-    check_decoded("nf4-double", "native", 0);
+    check_decoded("nf4", "reference", NPT_MATMUL_AUTO, 0);
+    check_decoded("nf4-double", "reference", NPT_MATMUL_AUTO, 0);
+    check_decoded("nf4", "native", NPT_MATMUL_FMA, 0);
+    check_decoded("nf4-double", "native", NPT_MATMUL_FMA, 0);
+    check_decoded("nf4", "native", NPT_MATMUL_PIECES, 0);
+    check_decoded("nf4-double", "native", NPT_MATMUL_PIECES, 0);
 }
 
 static void decoded_nearly(void **state)
 {
     (void)state;
-    check_decoded("nf4-double", "openblas", 1e-6);
-    check_decoded("nf4-double", "onednn", 1e-6);
+    check_decoded("nf4-double", "openblas", NPT_MATMUL_AUTO, 1e-6);
+    check_decoded("nf4-double", "onednn", NPT_MATMUL_AUTO, 1e-6);
 }
 
 /* --use_quantization on a checkpoint that is not: the weights bitsandbytes would have stored. */

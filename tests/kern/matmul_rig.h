@@ -10,6 +10,8 @@
 typedef struct npt_rig {
     npt_cpu cpu;
     npt_threads *threads;
+    npt_matmul_precision precision;
+    npt_matmul_counts counts;
 } npt_rig;
 
 static inline const npt_matmul_backend *npt_rig_backend(const npt_cpu *cpu, const char *name)
@@ -22,7 +24,7 @@ static inline const npt_matmul_backend *npt_rig_backend(const npt_cpu *cpu, cons
 }
 
 /* Scratch of exactly the planned size, so that a sanitizer sees a step beyond it. */
-static inline npt_status npt_rig_run(const npt_rig *rig, const npt_matmul_backend *backend,
+static inline npt_status npt_rig_run(npt_rig *rig, const npt_matmul_backend *backend,
                                      const npt_matmul_desc *desc, const npt_matmul_args *args)
 {
     const int workers = npt_threads_count(rig->threads);
@@ -37,7 +39,9 @@ static inline npt_status npt_rig_run(const npt_rig *rig, const npt_matmul_backen
     }
     memset(worker, 0xff, worker_bytes * (size_t)workers); /* NaN: nothing may be read unwritten */
     memset(shared, 0xff, shared_bytes);
-    const npt_matmul_scratch scratch = {.threads = rig->threads,
+    const npt_matmul_scratch scratch = {.precision = rig->precision,
+                                        .counts = &rig->counts,
+                                        .threads = rig->threads,
                                         .cpu = &rig->cpu,
                                         .worker = worker,
                                         .worker_stride = worker_bytes,

@@ -346,6 +346,26 @@ static void tiled_products(void **state)
                                              .accumulate = s % 3 == 1});
 }
 
+/* F32 activations: the same, with every dtype of weights. */
+static void tiled_f32_products(void **state)
+{
+    static const int64_t sizes[][3] = {
+        {24, 192, 192}, {64, 129, 131}, {65, 320, 640}, {100, 257, 300}, {530, 192, 128}};
+    (void)state;
+    for (size_t s = 0; s < NPT_COUNT(sizes); s++)
+        for (int turned = 0; turned < 2; turned++)
+            for (size_t w = 0; w < NPT_COUNT(weights); w++)
+                check_desc((npt_matmul_desc){.m = sizes[s][0],
+                                             .n = sizes[s][1],
+                                             .k = sizes[s][2],
+                                             .trans_w = turned == 0,
+                                             .a = NPT_F32,
+                                             .w = weights[w],
+                                             .c = NPT_F32,
+                                             .bias = s % 2 == 0,
+                                             .accumulate = s % 3 == 1});
+}
+
 /* An infinity times a weight that F16 holds in one bf16 piece must not become a NaN by way of the
  * empty second piece; nor may it vanish. */
 static void infinities_travel(void **state)
@@ -492,6 +512,7 @@ int main(void)
         NPT_CASE("A turned times W turned agrees with F64", both_turned),
         NPT_CASE("more rows than are packed at once", many_tokens),
         NPT_CASE("products that AMX tiles compute", tiled_products),
+        NPT_CASE("F32 products that AMX tiles compute in pieces", tiled_f32_products),
         NPT_CASE("infinities and NaN of F16 operands arrive in the result", infinities_travel),
         NPT_CASE("halves are rounded exactly at the edges", special_results),
         NPT_CASE("a refusal gives its reason", refusals),

@@ -257,6 +257,29 @@ static void json_has_the_machine_and_the_routes(void **state)
     temp_dir_remove(top);
 }
 
+/* Products of F32 activations, which the quantized base makes of all of them. */
+static void plain_f32_is_done_where_it_is_asked_for(void **state)
+{
+    (void)state;
+    char *top = temp_dir(), *path = make_model(top, "llama");
+    npt_backends_options options = {.model_name = path,
+                                    .tokens = TOKENS,
+                                    .adapter_rank = RANK,
+                                    .precision.use_quantization = true,
+                                    .compute.matmul_precision = NPT_MATMUL_FMA};
+    json_t *root = print_json(options);
+    const json_t *products = json_object_get(root, "products");
+    assert_string_equal(json_string_value(json_object_get(root, "matmul_precision")), "fma");
+    for (size_t i = 0; i < json_array_size(products); i++) {
+        const json_t *route = json_object_get(json_array_get(products, i), "route");
+        assert_true(json_is_string(route));
+        assert_null(strstr(json_string_value(route), "pieces"));
+    }
+    json_decref(root);
+    npt_free(path);
+    temp_dir_remove(top);
+}
+
 static void the_named_backends_are_the_ones_listed(void **state)
 {
     (void)state;
@@ -332,6 +355,8 @@ int main(void)
                  the_list_is_what_a_step_multiplies),
         NPT_CASE("products are counted", products_are_counted),
         NPT_CASE("the JSON has the machine and the routes", json_has_the_machine_and_the_routes),
+        NPT_CASE("plain F32 is done where it is asked for",
+                 plain_f32_is_done_where_it_is_asked_for),
         NPT_CASE("the named backends are the ones listed", the_named_backends_are_the_ones_listed),
         NPT_CASE("the table says the same", the_table_says_the_same),
         NPT_CASE("what makes no sense is refused", what_makes_no_sense_is_refused),

@@ -143,13 +143,13 @@ static void each_rule_has_its_facts(void **state)
     expect_exactly((npt_policy_request){.base_is_quantized = true}, &options, QUANTIZED_IDS);
     expect_exactly(
         (npt_policy_request){.use_fp16 = true}, &options,
-        "peft.f16.default peft.f16.nocast eager.linear.f16-f32 eager.promoted.f16-f32 "
+        "eager.linear.f16-f32 eager.promoted.f16-f32 peft.f16.default peft.f16.nocast "
         "eager.f16.mlp_act eager.f16.regularizer eager.accumulate.f16 scaler.unscale.f16 "
         "scaler.clip.f16 scaler.unscale_twice peft.scaler.default peft.scaler.nocast "
         "adamw.f16.zero adamw.f16.small adamw.f16.fused adamw.f16.warmup peft.f16.reload");
     expect_exactly((npt_policy_request){.use_bf16 = true}, &options,
-                   "peft.bf16.default peft.bf16.nocast eager.linear.bf16-f32 "
-                   "eager.promoted.bf16-f32 eager.accumulate.bf16 scaler.bf16 adamw.bf16.unmoved "
+                   "eager.linear.bf16-f32 eager.promoted.bf16-f32 peft.bf16.default "
+                   "peft.bf16.nocast eager.accumulate.bf16 scaler.bf16 adamw.bf16.unmoved "
                    "adamw.bf16.stall adamw.bf16.decay peft.bf16.reload");
     expect_exactly((npt_policy_request){.mixed_precision = NPT_F16}, &options,
                    "autocast.f16 autocast.f16.mlp_act autocast.f16.regularizer "
