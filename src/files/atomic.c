@@ -17,7 +17,7 @@
 
 /* The longest single write(). A file that is longer goes to the disk step by step and leaves the
  * page cache, which a memory limit counts, too; it will be synced in the end anyway. */
-#define WRITE_STEP ((size_t)32 << 20)
+#define WRITE_STEP ((size_t)8 << 20)
 
 static npt_status open_temporary(npt_atomic_file *file)
 {

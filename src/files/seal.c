@@ -27,7 +27,7 @@
 static const char MANIFEST[] = "MANIFEST";
 #define MANIFEST_LIMIT ((size_t)16 << 20)
 #define HASH_STEP      ((size_t)1 << 20)
-#define LONG_BYTES     ((uint64_t)32 << 20) /* of a file that leaves the page cache again */
+#define LONG_BYTES     ((uint64_t)8 << 20) /* of a file that leaves the page cache again */
 #define HASH_BYTES     17 /* 16 hex digits and the end */
 
 /* ---- Names in a directory ---- */
