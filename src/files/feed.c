@@ -198,8 +198,7 @@ npt_status npt_feed_add(npt_feed *feed, size_t index, const npt_st_tensor *tenso
     if (members == NULL) return NPT_E_NOMEM;
     g->members = members;
     g->members[g->member_count++] = (member){tensor, 0};
-    return lay_out(feed,
-                   g); /* a few dozen members: cheap, and sizes can be asked for at any time */
+    return lay_out(feed, g); /* few members: cheap, and sizes can be asked for at any time */
 }
 
 size_t npt_feed_least_bytes(const npt_feed *feed)
@@ -306,6 +305,7 @@ static bool read_turn(npt_feed *feed)
         pthread_mutex_lock(&feed->mutex);
         feed->figures.bytes += p->bytes;
         feed->figures.reading += took;
+        feed->figures.direct = feed->figures.direct && from->direct;
         pthread_cond_broadcast(&feed->changed);
         if (feed->rewinds != rewinds) return false;
         if (error != 0) {
@@ -376,6 +376,7 @@ npt_status npt_feed_start(npt_feed *feed, npt_arena *arena, size_t bytes)
     if (block == NULL) return NPT_E_NOMEM;
     feed->buffer = block + (PAGE - (uintptr_t)block % PAGE) % PAGE;
     feed->room = page_up(bytes);
+    feed->figures.direct = true;
     if (start_reader(feed) != 0)
         return npt_fail(NPT_E_NOMEM, "The system refused a thread that reads the weights");
     feed->started = true;
@@ -458,8 +459,5 @@ npt_feed_figures npt_feed_told(npt_feed *feed)
     pthread_mutex_lock(&feed->mutex);
     npt_feed_figures figures = feed->figures;
     pthread_mutex_unlock(&feed->mutex);
-    figures.direct = feed->source_count > 0;
-    for (size_t i = 0; i < feed->source_count; i++)
-        figures.direct = figures.direct && feed->sources[i].direct;
     return figures;
 }

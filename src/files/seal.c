@@ -28,7 +28,7 @@ static const char MANIFEST[] = "MANIFEST";
 #define MANIFEST_LIMIT ((size_t)16 << 20)
 #define HASH_STEP      ((size_t)1 << 20)
 #define LONG_BYTES     ((uint64_t)8 << 20) /* of a file that leaves the page cache again */
-#define HASH_BYTES     17 /* 16 hex digits and the end */
+#define HASH_BYTES     17                  /* 16 hex digits and the end */
 
 /* ---- Names in a directory ---- */
 
@@ -114,8 +114,7 @@ static npt_status measure(const char *path, uint64_t *bytes, char hash[HASH_BYTE
         at += (uint64_t)got;
         if (at < read_before + LONG_BYTES) continue;
         /* a long file does not stay in the page cache for this */
-        (void)posix_fadvise(fd, (off_t)read_before, (off_t)(at - read_before),
-                            POSIX_FADV_DONTNEED);
+        (void)posix_fadvise(fd, (off_t)read_before, (off_t)(at - read_before), POSIX_FADV_DONTNEED);
         read_before = at;
     }
     if (read_before > 0) (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
