@@ -191,6 +191,7 @@ typedef struct npt_train_options {
     const char *run_name;                            /* recorded */
     const char *log_file;     /* every line of the log, appended; NULL: none */
     const char *command_line; /* recorded in metrics.jsonl; may be NULL */
+    uint64_t memory_limit;    /* bytes; where the weights do not fit they are streamed; 0: none */
     bool dry_run;             /* say what would be done; read no weight, write nothing */
     int64_t probe_every; /* steps between two rows of what sites hold in metrics.jsonl; 0: none */
     npt_step_callback *on_step;

@@ -46,6 +46,10 @@ tests_train_test_checkpoint_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
 tests_train_test_loader_test_SOURCES = tests/train/test_loader.c \
   tests/unit/temp_dir.h tests/npt_test.h
 tests_train_test_loader_test_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests
+check_PROGRAMS += tests/train/test_stream.test
+tests_train_test_stream_test_SOURCES = tests/train/test_stream.c \
+  tests/unit/temp_dir.h tests/npt_test.h
+tests_train_test_stream_test_CPPFLAGS = $(golden_flags)
 
 # The program end to end, on the bundled model.
 EXTRA_DIST += tests/train/lib.sh
@@ -54,4 +58,5 @@ dist_check_SCRIPTS += \
   tests/train/test_numeric.sh \
   tests/train/test_recipes.sh \
   tests/train/test_resume.sh \
-  tests/train/test_signals.sh
+  tests/train/test_signals.sh \
+  tests/train/test_streaming.sh

@@ -281,6 +281,11 @@ void *npt_arena_zalloc(npt_arena *arena, npt_memory_tag tag, size_t count, size_
     return block;
 }
 
+void npt_arena_expect(npt_arena *arena, size_t bytes)
+{
+    arena->wanted = bytes;
+}
+
 void npt_arena_reset(npt_arena *arena)
 {
     size_t held = 0;

@@ -50,6 +50,9 @@ npt_arena *npt_arena_create(const char *name);
 /* 64-byte aligned, not zeroed; NULL (error recorded) on overflow or lack of memory. */
 void *npt_arena_alloc(npt_arena *arena, npt_memory_tag tag, size_t count, size_t size);
 void *npt_arena_zalloc(npt_arena *arena, npt_memory_tag tag, size_t count, size_t size);
+/* The next chunk is at least this large: what is known to come finds its room in one piece. Nothing
+ * is taken yet. */
+void npt_arena_expect(npt_arena *arena, size_t bytes);
 /* Forgets every block; keeps the chunks for reuse. */
 void npt_arena_reset(npt_arena *arena);
 /* A point to come back to: blocks handed out after `mark` are forgotten by npt_arena_rewind(). */

@@ -179,6 +179,32 @@ static int read_real(const npt_flag_set *set, const flag_use *use, const char *t
     return NO_EXIT;
 }
 
+static bool same_word(const char *a, const char *b);
+
+/* A number and a unit: MB is a million bytes, MiB is 2^20. */
+static int read_bytes(const npt_flag_set *set, const flag_use *use, const char *text)
+{
+    static const struct {
+        const char *name;
+        double bytes;
+    } units[] = {{"", 1},      {"B", 1},        {"KB", 1e3},     {"MB", 1e6},     {"GB", 1e9},
+                 {"TB", 1e12}, {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}};
+    const size_t digits = strspn(text, "0123456789.");
+    char number[32] = "", *end = number;
+    if (digits < sizeof(number)) memcpy(number, text, digits);
+    const double value = strtod(number, &end);
+    for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
+        const double bytes = value * units[i].bytes;
+        if (end == number || *end != '\0' || !same_word(text + digits, units[i].name)) continue;
+        if (bytes < 1 || bytes > 0x1p62) break;
+        *(uint64_t *)(void *)((char *)use->target + use->row->offset) = (uint64_t)bytes;
+        return NO_EXIT;
+    }
+    return npt_cli_refuse(set->command,
+                          "--%s %s: it must be a size, as 1.2GB, 900MB, 1GiB or 1200000000",
+                          use->name, text);
+}
+
 static bool same_word(const char *a, const char *b)
 {
     for (; *a != '\0' && *b != '\0'; a++, b++) {
@@ -226,10 +252,8 @@ static int read_boolean(const npt_flag_set *set, const flag_use *use, const char
     return NO_EXIT;
 }
 
-static int read_text(const npt_flag_set *set, const flag_use *use, const char *text)
+static int read_text(const flag_use *use, const char *text)
 {
-    if (use->row->kind == NPT_FLAG_LATER_TEXT)
-        return npt_cli_refuse(set->command, "--%s: %s", use->name, use->row->help);
     *(const char **)(void *)((char *)use->target + use->row->offset) = text;
     return NO_EXIT;
 }
@@ -248,8 +272,8 @@ static int read_value(npt_flag_set *set, const flag_use *use, const char *text)
     case NPT_FLAG_REAL: code = read_real(set, use, text); break;
     case NPT_FLAG_CHOICE: code = read_choice(set, use, text); break;
     case NPT_FLAG_TEXT:
-    case NPT_FLAG_AUTO_TEXT:
-    case NPT_FLAG_LATER_TEXT: code = read_text(set, use, text); break;
+    case NPT_FLAG_AUTO_TEXT: code = read_text(use, text); break;
+    case NPT_FLAG_BYTES: code = read_bytes(set, use, text); break;
     }
     if (code != NO_EXIT) return code;
     const char *before = set->given[use->number];

@@ -18,8 +18,8 @@ typedef enum npt_flag_kind {
     NPT_FLAG_TEXT,       /* const char *, borrowed from argv */
     NPT_FLAG_AUTO_TEXT,  /* the same; without a value: "auto" */
     NPT_FLAG_CHOICE,     /* an enum, by one of the names in `choices` */
-    NPT_FLAG_LATER_BOOL, /* a feature still to come: refused with `help` where asked for */
-    NPT_FLAG_LATER_TEXT
+    NPT_FLAG_BYTES,      /* uint64_t; "1.2GB", "900MiB", "4000000" */
+    NPT_FLAG_LATER_BOOL  /* a feature still to come: refused with `help` where asked for */
 } npt_flag_kind;
 
 /* Ends with a NULL name. The first name of a value is the one that is shown. */

@@ -69,8 +69,8 @@ static void format_default(const npt_flag *row, const void *base, char *text, si
         snprintf(text, bytes, "%s", value != NULL ? value : "none");
         break;
     }
-    case NPT_FLAG_LATER_BOOL:
-    case NPT_FLAG_LATER_TEXT: break;
+    case NPT_FLAG_BYTES:
+    case NPT_FLAG_LATER_BOOL: break;
     }
 }
 
@@ -85,7 +85,7 @@ static void format_value(const npt_flag *row, char *text, size_t bytes)
         [NPT_FLAG_TEXT] = " TEXT",
         [NPT_FLAG_CHOICE] = " ",
         [NPT_FLAG_LATER_BOOL] = "",
-        [NPT_FLAG_LATER_TEXT] = " TEXT",
+        [NPT_FLAG_BYTES] = " BYTES",
         [NPT_FLAG_AUTO_TEXT] = " [TEXT]",
     };
     if (row->value_name != NULL)
@@ -104,7 +104,7 @@ static void format_value(const npt_flag *row, char *text, size_t bytes)
 static void print_flag(FILE *out, const npt_flag *row, const void *target)
 {
     char value[128], absent[128], sentence[640];
-    const bool later = row->kind == NPT_FLAG_LATER_BOOL || row->kind == NPT_FLAG_LATER_TEXT;
+    const bool later = row->kind == NPT_FLAG_LATER_BOOL;
     format_value(row, value, sizeof(value));
     format_default(row, target, absent, sizeof(absent));
     if (later)

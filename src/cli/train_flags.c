@@ -126,8 +126,9 @@ static const npt_flag optimizer_flags[] = {
     END_OF_ROWS};
 
 static const npt_flag compute_flags[] = {
-    {"memory_limit", NPT_FLAG_LATER_TEXT, 0, 0, 0, NULL, "BYTES", NULL,
-     "a limit is not kept by this version; --dry_run prints what a run needs"},
+    {"memory_limit", NPT_FLAG_BYTES, AT(options.memory_limit), 0, 0, NULL, "SIZE", "none",
+     "resident memory to stay below (1.2GB, 900MiB): with --distill layerwise the weights are then "
+     "read from the disk block by block; --dry_run prints what a run needs"},
     END_OF_ROWS};
 
 static const char purpose[] =

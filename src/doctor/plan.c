@@ -183,7 +183,8 @@ static void count_memory(npt_plan *plan)
     m->moments = 2 * size * f32;
     m->gradients = (two_terms ? 2 : 1) * size * f32;
     m->activations =
-        (uint64_t)npt_describe_activations(&plan->options, policy, &plan->setup.model->config);
+        (uint64_t)npt_describe_activations(&plan->options, policy, &plan->setup.model->config,
+                                           &plan->adapters);
     m->resident = m->copies + m->adapters + m->masters + m->moments + m->gradients + m->activations;
 }
 

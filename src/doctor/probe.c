@@ -261,7 +261,7 @@ static double activations_of(const npt_trainer *t, const npt_policy *policy, int
     npt_train_options o = t->options;
     o.batch_size = 1;
     o.data.max_length = tokens;
-    return npt_describe_activations(&o, policy, &t->setup.model->config);
+    return npt_describe_activations(&o, policy, &t->setup.model->config, &t->adapters);
 }
 
 /* A probe that would run out of memory says so before it begins: the shadow keeps activations and
@@ -326,6 +326,7 @@ npt_status npt_doctor_probe(const npt_train_options *options, const npt_doctor_o
     npt_probe probe = {0};
     t.options.dry_run = true; /* no output directory is needed */
     t.options.eval_dataset = NULL;
+    t.options.memory_limit = 0; /* a shadow in F32 beside the run keeps no limit */
     NPT_TRY(npt_train_options_check(&t.options));
     npt_status status = npt_trainer_open(&t);
     if (status == NPT_OK) status = npt_trainer_open_data(&t);

@@ -15,8 +15,9 @@
  * the old bytes, and that a crash leaves the old file or the new one, never a mixture. Invariant:
  * while `temporary` is set, that file is ours to remove. */
 
-/* The longest single write(); Linux stops a little below 2 GiB anyway. */
-#define WRITE_STEP ((size_t)1 << 30)
+/* The longest single write(). A file that is longer goes to the disk step by step and leaves the
+ * page cache, which a memory limit counts, too; it will be synced in the end anyway. */
+#define WRITE_STEP ((size_t)8 << 20)
 
 static npt_status open_temporary(npt_atomic_file *file)
 {
@@ -37,8 +38,7 @@ static npt_status open_temporary(npt_atomic_file *file)
 
 npt_status npt_atomic_begin(npt_atomic_file *file, const char *path)
 {
-    file->fd = -1;
-    file->temporary = NULL;
+    *file = (npt_atomic_file){.fd = -1};
     file->path = npt_strdup(path);
     if (file->path == NULL) return NPT_E_NOMEM;
     file->temporary = npt_format("%s.tmp-%ld", path, (long)getpid());
@@ -63,6 +63,20 @@ npt_status npt_atomic_reserve(npt_atomic_file *file, uint64_t bytes)
     return NPT_OK;
 }
 
+/* Whole steps that were written and are still cached. */
+static void let_go(npt_atomic_file *file)
+{
+    const uint64_t cached = file->written - file->let_go;
+    if (cached < WRITE_STEP) return;
+#ifdef SYNC_FILE_RANGE_WRITE
+    (void)sync_file_range(file->fd, (off_t)file->let_go, (off_t)cached,
+                          SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+                              SYNC_FILE_RANGE_WAIT_AFTER);
+#endif
+    (void)posix_fadvise(file->fd, (off_t)file->let_go, (off_t)cached, POSIX_FADV_DONTNEED);
+    file->let_go = file->written;
+}
+
 npt_status npt_atomic_write(npt_atomic_file *file, const void *data, size_t bytes)
 {
     const char *from = data;
@@ -74,6 +88,8 @@ npt_status npt_atomic_write(npt_atomic_file *file, const void *data, size_t byte
                             strerror(done < 0 ? errno : EIO));
         from += done;
         bytes -= (size_t)done;
+        file->written += (uint64_t)done;
+        let_go(file);
     }
     return NPT_OK;
 }
@@ -90,6 +106,8 @@ static npt_status finish(npt_atomic_file *file)
 {
     int failed = fsync(file->fd);
     int error = errno;
+    if (file->let_go > 0) /* the rest of a long one */
+        (void)posix_fadvise(file->fd, 0, 0, POSIX_FADV_DONTNEED);
     if (close(file->fd) != 0 && !failed) {
         failed = -1;
         error = errno;

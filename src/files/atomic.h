@@ -6,9 +6,10 @@
 #include "base/status.h"
 
 typedef struct npt_atomic_file {
-    char *path;      /* where it will appear */
-    char *temporary; /* where it is written: `<path>.tmp-<pid>`, in the same directory */
-    int fd;          /* -1 when there is nothing to close */
+    char *path;               /* where it will appear */
+    char *temporary;          /* where it is written: `<path>.tmp-<pid>`, in the same directory */
+    int fd;                   /* -1 when there is nothing to close */
+    uint64_t written, let_go; /* bytes; and of them, those that left the page cache */
 } npt_atomic_file;
 
 /* Makes the temporary file. `file` needs npt_atomic_abandon() afterwards, whatever happens; that

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 libnptcore_la_SOURCES += \
+  src/files/feed.h \
+  src/files/feed.c \
   src/files/files.h \
   src/files/files.c \
   src/files/atomic.h \

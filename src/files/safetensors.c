@@ -407,6 +407,59 @@ npt_status npt_st_check_unchanged(const npt_st *st)
     return NPT_OK;
 }
 
+/* ---- Beside the mapping ---- */
+
+static const shard *shard_of(const npt_st *st, const npt_st_tensor *tensor)
+{
+    for (size_t i = 0; i < st->shard_count; i++)
+        if (st->shards[i].path == tensor->file) return &st->shards[i];
+    NPT_ASSERT(!"a tensor of another set");
+    return NULL;
+}
+
+void npt_st_place(npt_st *st, const npt_st_tensor *tensor, const void *data)
+{
+    npt_st_tensor *own = &st->tensors[tensor - st->tensors];
+    const char *map = shard_of(st, tensor)->map;
+    own->data = data != NULL || map == NULL ? data : map + own->begin;
+}
+
+npt_status npt_st_read(const npt_st *st, const npt_st_tensor *tensor, uint64_t offset, void *dst,
+                       size_t bytes)
+{
+    const shard *file = shard_of(st, tensor);
+    const off_t at = (off_t)(tensor->begin + offset);
+    NPT_ASSERT(bytes <= tensor->bytes && offset <= tensor->bytes - bytes);
+    (void)posix_fadvise(file->fd, at, (off_t)bytes, POSIX_FADV_RANDOM);
+    npt_status status = read_exactly(file->fd, dst, bytes, at);
+    return status == NPT_OK ? NPT_OK : npt_fail_in(status, "%s", tensor->file);
+}
+
+void npt_st_forget(const npt_st *st, const npt_st_tensor *tensor)
+{
+    (void)posix_fadvise(shard_of(st, tensor)->fd, (off_t)tensor->begin, (off_t)tensor->bytes,
+                        POSIX_FADV_DONTNEED);
+}
+
+npt_status npt_st_reopen(const npt_st *st, const npt_st_tensor *tensor, int flags, int *fd,
+                         uint64_t *bytes)
+{
+    const shard *file = shard_of(st, tensor);
+    struct stat before, now;
+    int opened = open(file->path, O_RDONLY | O_CLOEXEC | flags);
+    if (opened < 0)
+        return npt_fail(errno == EINVAL ? NPT_E_UNSUPPORTED : NPT_E_IO, "%s: cannot open: %s",
+                        file->path, strerror(errno));
+    if (fstat(opened, &now) == 0 && fstat(file->fd, &before) == 0 && now.st_dev == before.st_dev &&
+        now.st_ino == before.st_ino) {
+        *fd = opened;
+        *bytes = file->bytes;
+        return NPT_OK;
+    }
+    close(opened);
+    return npt_fail(NPT_E_IO, "%s: another file took its place; start again", file->path);
+}
+
 void npt_st_close(npt_st *st)
 {
     if (st == NULL) return;

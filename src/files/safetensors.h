@@ -50,6 +50,23 @@ const char *npt_st_metadata(const npt_st *st, const char *key);
 npt_status npt_st_check_unchanged(const npt_st *st);
 void npt_st_close(npt_st *st);
 
+/* ---- Reading beside the mapping (files/feed.h) ---- */
+
+/* `tensor->data` is from now on this; NULL: the mapping again. Whoever places it keeps it alive. */
+void npt_st_place(npt_st *st, const npt_st_tensor *tensor, const void *data);
+/* Some bytes of a tensor, without the mapping and without reading ahead (of that file from then
+ * on); the page cache may keep them until npt_st_forget(). NPT_E_IO, also where the file became
+ * shorter. */
+npt_status npt_st_read(const npt_st *st, const npt_st_tensor *tensor, uint64_t offset, void *dst,
+                       size_t bytes);
+/* Gives back what the page cache holds of a tensor and nobody else uses; a hint. */
+void npt_st_forget(const npt_st *st, const npt_st_tensor *tensor);
+/* A descriptor of its own on the file that holds `tensor`, with these flags of open(2) besides; its
+ * size as it was when the set was opened. NPT_E_UNSUPPORTED where the file system refuses the
+ * flags. NPT_E_IO, also where another file has that name by now. */
+npt_status npt_st_reopen(const npt_st *st, const npt_st_tensor *tensor, int flags, int *fd,
+                         uint64_t *bytes);
+
 /* A failure sentence when `tensor` is missing or is not of this dtype/shape. dtype NONE = any
  * of F32, F16, BF16. `shape` has `rank` entries. NPT_E_FORMAT. */
 npt_status npt_st_require(const npt_st *st, const char *name, npt_dtype dtype, int rank,

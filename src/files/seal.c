@@ -27,7 +27,8 @@
 static const char MANIFEST[] = "MANIFEST";
 #define MANIFEST_LIMIT ((size_t)16 << 20)
 #define HASH_STEP      ((size_t)1 << 20)
-#define HASH_BYTES     17 /* 16 hex digits and the end */
+#define LONG_BYTES     ((uint64_t)8 << 20) /* of a file that leaves the page cache again */
+#define HASH_BYTES     17                  /* 16 hex digits and the end */
 
 /* ---- Names in a directory ---- */
 
@@ -99,6 +100,7 @@ static npt_status measure(const char *path, uint64_t *bytes, char hash[HASH_BYTE
     strcpy(hash, "-");
     if (!S_ISREG(info.st_mode)) status = npt_fail(NPT_E_FORMAT, "'%s' is not a regular file", path);
 #ifdef HAVE_XXHASH
+    uint64_t at = 0, read_before = 0;
     char *piece = npt_alloc(HASH_STEP, 1);
     XXH3_state_t *state = XXH3_createState();
     if (piece == NULL || state == NULL) status = NPT_E_NOMEM;
@@ -109,7 +111,13 @@ static npt_status measure(const char *path, uint64_t *bytes, char hash[HASH_BYTE
         if (got < 0) status = npt_fail(NPT_E_IO, "cannot read '%s': %s", path, strerror(errno));
         if (got <= 0) break;
         XXH3_64bits_update(state, piece, (size_t)got);
+        at += (uint64_t)got;
+        if (at < read_before + LONG_BYTES) continue;
+        /* a long file does not stay in the page cache for this */
+        (void)posix_fadvise(fd, (off_t)read_before, (off_t)(at - read_before), POSIX_FADV_DONTNEED);
+        read_before = at;
     }
+    if (read_before > 0) (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
     if (status == NPT_OK)
         (void)snprintf(hash, HASH_BYTES, "%016llx", (unsigned long long)XXH3_64bits_digest(state));
     XXH3_freeState(state);

@@ -136,6 +136,7 @@ static npt_status round_parameter(void *context, int layer, npt_parameter *p)
 {
     const round_context *round = context;
     const int64_t n = p->rows * p->cols;
+    if (p->value == NULL) return NPT_OK; /* described, not made */
     npt_dtype to = npt_site(round->sites, NPT_SITE_UPDATE, layer, NPT_FORWARD, NPT_F32, n);
     NPT_ASSERT(to == round->adapters->dtype);
     for (int64_t i = 0; to != NPT_F32 && i < n; i++)

@@ -13,7 +13,10 @@ libnptcore_la_SOURCES += \
   src/model/make_model.c \
   src/model/mat.c \
   src/model/mat.h \
+  src/model/load.c \
+  src/model/load.h \
   src/model/model.c \
+  src/model/stream.c \
   src/model/model.h \
   src/model/random_weights.c \
   src/model/random_weights.h \

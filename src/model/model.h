@@ -3,12 +3,15 @@
  *
  * Weights stay where the file maps them wherever their bytes can be used as they are: the dtype is
  * the planned one, or the planned one is F32 (widening is exact). Otherwise one copy is made on
- * load, in the model arena. Teacher and student share everything. */
+ * load, in the model arena. Teacher and student share everything.
+ *
+ * A model that is larger than the memory it may have is streamed: npt_model_stream() instead of
+ * npt_model_load(), then the blocks are taken one after the other. */
 #ifndef NPT_MODEL_MODEL_H
 #define NPT_MODEL_MODEL_H
 
 #include "base/memory.h"
-#include "files/safetensors.h"
+#include "files/feed.h"
 #include "model/config.h"
 #include "tensor/exec.h"
 #include "tensor/sites.h"
@@ -36,12 +39,13 @@ typedef struct npt_model {
     npt_dtype file_dtype; /* of the linears in the file; NF4 for a quantized checkpoint */
     npt_in embed;         /* [vocab, hidden], as in the file */
     npt_in norm_final;
-    npt_weight lm_head;         /* data NULL until npt_model_load_head() */
-    npt_block_weights *blocks;  /* [layers] */
-    float *inverse_frequencies; /* [head_dim / 2] */
-    npt_cast_stats narrowing;   /* what conversions on load lost */
-    int64_t narrowed;           /* elements converted */
-    bool double_quantization;   /* of weights quantized on load */
+    npt_weight lm_head;              /* data NULL until npt_model_load_head() */
+    npt_block_weights *blocks;       /* [layers] */
+    float *inverse_frequencies;      /* [head_dim / 2] */
+    npt_cast_stats narrowing;        /* what conversions on load lost */
+    int64_t narrowed;                /* elements converted */
+    bool double_quantization;        /* of weights quantized on load */
+    struct npt_model_stream *stream; /* NULL: the blocks are loaded for good */
 } npt_model;
 
 /* Configuration and headers only: enough to decide the policy. `name`: a directory, or a Hub name
@@ -55,6 +59,40 @@ npt_status npt_model_check(const npt_model *model);
  * `sites` (NPT_SITE_WEIGHT). NPT_E_FORMAT where a tensor is missing or has another shape. */
 npt_status npt_model_load(npt_model *model, npt_exec *exec, const npt_policy *policy,
                           npt_sites *sites);
+/* ---- Blocks one at a time ---- */
+
+/* What streaming takes, by the headers alone. */
+typedef struct npt_stream_needs {
+    size_t least,
+        most;         /* bytes of buffer: for the largest block, and for reading ahead all of it */
+    size_t copies;    /* of a block's weights that cannot be used as they are in the file */
+    size_t all, pass; /* bytes of all blocks, and read in a pass */
+} npt_stream_needs;
+/* `back_to`: as of npt_model_stream(). */
+npt_status npt_model_stream_needs(npt_model *model, const npt_policy *policy, int back_to,
+                                  npt_stream_needs *needs);
+
+typedef struct npt_stream_options {
+    size_t buffer; /* bytes, least … most */
+    int back_to; /* a pass takes blocks 0 … layers-1, then layers-2 … back_to; layers: not back */
+} npt_stream_options;
+/* Instead of npt_model_load(): begins to read block 0. What is passed stays borrowed until the
+ * model is closed. */
+npt_status npt_model_stream(npt_model *model, npt_exec *exec, const npt_policy *policy,
+                            npt_sites *sites, const npt_stream_options *options);
+/* Blocks are taken and released in the order of a pass, over and over; after a take
+ * model->blocks[layer] is as npt_model_load() would have left it. NPT_E_IO. */
+npt_status npt_model_take_block(npt_model *model, int layer);
+void npt_model_release_block(npt_model *model);
+/* The next block is 0, wherever the last pass ended. NPT_E_IO where a file became shorter. */
+npt_status npt_model_rewind_blocks(npt_model *model);
+/* The rows of the embedding of some tokens, [count, hidden] in its dtype, from the file. */
+npt_status npt_model_read_embedding(npt_model *model, const int32_t *ids, int64_t count,
+                                    void *rows);
+npt_dtype npt_model_embedding_dtype(const npt_model *model);
+/* What has been read so far. */
+npt_feed_figures npt_model_streamed(const npt_model *model);
+
 /* The output head as well (evaluation). */
 npt_status npt_model_load_head(npt_model *model, npt_exec *exec, const npt_policy *policy,
                                npt_sites *sites);

@@ -334,6 +334,17 @@ const npt_matmul_backend *npt_exec_choose(npt_exec *exec, const npt_matmul_desc 
     return find_choice(exec, desc)->backend;
 }
 
+static npt_status reserve_for(npt_exec *exec, const npt_choice *choice)
+{
+    const size_t workers = (size_t)npt_exec_threads(exec);
+    return grow_block(&exec->matmul_scratch, choice->shared_bytes + workers * choice->worker_bytes);
+}
+
+npt_status npt_exec_reserve_matmul(npt_exec *exec, const npt_matmul_desc *desc)
+{
+    return reserve_for(exec, find_choice(exec, desc));
+}
+
 const char *npt_exec_route(npt_exec *exec, const npt_matmul_desc *desc, char *text)
 {
     const npt_matmul_backend *backend = find_choice(exec, desc)->backend;
@@ -355,9 +366,7 @@ static double seconds_now(void)
 
 static npt_status run_choice(npt_exec *exec, const npt_choice *choice, const npt_matmul_args *args)
 {
-    const size_t workers = (size_t)npt_exec_threads(exec);
-    NPT_TRY(
-        grow_block(&exec->matmul_scratch, choice->shared_bytes + workers * choice->worker_bytes));
+    NPT_TRY(reserve_for(exec, choice));
     char *start = exec->matmul_scratch.start; /* NULL until a product needs some */
     const npt_matmul_scratch scratch = {
         .precision = exec->precision,

@@ -56,6 +56,8 @@ npt_status npt_matmul(npt_exec *exec, const npt_matmul_desc *desc, const npt_mat
 /* The same by this backend, which must not refuse it: for measurements. Never tallied. */
 npt_status npt_matmul_by(npt_exec *exec, const npt_matmul_backend *backend,
                          const npt_matmul_desc *desc, const npt_matmul_args *args);
+/* Makes the scratch of a product now. NPT_E_NOMEM. */
+npt_status npt_exec_reserve_matmul(npt_exec *exec, const npt_matmul_desc *desc);
 /* Bytes of scratch held. */
 size_t npt_exec_scratch_bytes(const npt_exec *exec);
 

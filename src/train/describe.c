@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "model/block.h"
+#include "train/budget.h"
 #include "train/calibration.h"
 
 static const char *const distill_names[] = {"end-to-end", "layerwise", "mixed"};
@@ -167,8 +168,9 @@ void npt_describe_log(const npt_setup *setup, const npt_adapters *adapters,
 }
 
 double npt_describe_activations(const npt_train_options *o, const npt_policy *policy,
-                                const npt_config *c)
+                                const npt_config *c, const npt_adapters *adapters)
 {
+    const int64_t tokens = o->batch_size * o->data.max_length;
     double act = (double)npt_dtype_bytes(policy->dtype[NPT_ROLE_ACT]);
     double adapter = (double)npt_dtype_bytes(policy->dtype[NPT_ROLE_ADAPTER]);
     double q_width = (double)(c->heads * c->head_dim),
@@ -177,30 +179,8 @@ double npt_describe_activations(const npt_train_options *o, const npt_policy *po
     double layer =
         act * (6 * (double)c->hidden + 2 * q_width + 2 * kv_width + 2 * (double)c->inter) +
         adapter * (terms * (double)c->inter + o->adapter_rank) + 4 * (double)c->heads;
-    double layers = o->distill == NPT_DISTILL_LAYERWISE ? 1 : (double)c->layers;
-    return layer * layers * (double)(o->batch_size * o->data.max_length);
-}
-
-npt_status npt_describe_dry_run(const npt_train_options *o, const npt_setup *setup,
-                                const npt_arena *arena, int64_t total_steps)
-{
-    static const npt_memory_tag tags[] = {NPT_MEM_ADAPTERS, NPT_MEM_MASTERS, NPT_MEM_MOMENTS,
-                                          NPT_MEM_GRADIENTS};
-    const double mib = 1024 * 1024;
-    double mapped = 0;
-    for (size_t i = 0; i < npt_st_count(setup->model->st); i++)
-        mapped += (double)npt_st_at(setup->model->st, i)->bytes;
-    npt_log(NPT_LOG_NOTE,
-            "dry run: %" PRId64 " steps of %" PRId64 " x %" PRId64
-            " rows; nothing was read or written",
-            total_steps, o->batch_size, o->gradient_accumulation_steps);
-    npt_log(NPT_LOG_NOTE, "memory: weights in the file %.1f MiB (mapped)", mapped / mib);
-    for (size_t i = 0; i < sizeof tags / sizeof tags[0]; i++)
-        npt_log(NPT_LOG_NOTE, "memory: %s %.1f MiB", npt_memory_tag_name(tags[i]),
-                (double)npt_arena_tag_bytes(arena, tags[i]) / mib);
-    npt_log(NPT_LOG_NOTE,
-            "memory: activations at most %.1f MiB, at %" PRId64 " rows of %" PRId64 " tokens",
-            npt_describe_activations(o, &setup->policy, &setup->model->config) / mib, o->batch_size,
-            o->data.max_length);
-    return NPT_OK;
+    if (o->distill == NPT_DISTILL_LAYERWISE) /* one block, and what it reads */
+        return (double)npt_budget_block(policy, c, adapters, tokens, false) +
+               act * (double)c->hidden * (double)tokens;
+    return layer * (double)c->layers * (double)tokens;
 }

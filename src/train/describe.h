@@ -22,12 +22,9 @@ json_t *npt_describe_run(const npt_train_options *options, const npt_setup *setu
 /* Policy, adapters, digest: a line each. */
 void npt_describe_log(const npt_setup *setup, const npt_adapters *adapters,
                       const npt_distiller *distiller);
-/* What a run would do and need, on the log. */
-npt_status npt_describe_dry_run(const npt_train_options *options, const npt_setup *setup,
-                                const npt_arena *arena, int64_t total_steps);
 /* Bytes of activations that backward keeps, all layers, of one micro-batch: an upper bound where
  * rows are shorter than --max_length. */
 double npt_describe_activations(const npt_train_options *options, const npt_policy *policy,
-                                const npt_config *config);
+                                const npt_config *config, const npt_adapters *adapters);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "config.h"
 
-#include "train/distill.h"
+#include "train/distill_run.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -53,11 +53,12 @@ npt_status npt_distiller_init(npt_distiller *d, npt_exec *exec, const npt_model 
     d->teacher_sites = npt_sites_for(policy, &model->config, NULL);
     d->student_sites = npt_sites_for(policy, &model->config, adapters);
     d->step = npt_arena_create("step");
+    d->boundaries = npt_arena_create("boundaries");
     d->states = npt_alloc(layers, sizeof *d->states);
     d->teacher_h = npt_alloc(layers, sizeof *d->teacher_h);
     d->student_h = npt_alloc(layers, sizeof *d->student_h);
-    if (d->teacher_sites && d->student_sites && d->step && d->states && d->teacher_h &&
-        d->student_h) {
+    if (d->teacher_sites && d->student_sites && d->step && d->boundaries && d->states &&
+        d->teacher_h && d->student_h) {
         npt_adapters_round(adapters, d->student_sites);
         return NPT_OK;
     }
@@ -70,6 +71,7 @@ void npt_distiller_fini(npt_distiller *d)
     npt_sites_destroy(d->teacher_sites);
     npt_sites_destroy(d->student_sites);
     npt_arena_destroy(d->step);
+    npt_arena_destroy(d->boundaries);
     npt_free(d->states);
     npt_free(d->teacher_h);
     npt_free(d->student_h);
@@ -125,15 +127,7 @@ static npt_status prepare(npt_distiller *d, const npt_batch *batch)
 
 /* ---- One run ---- */
 
-typedef struct distill_run {
-    npt_distiller *d;
-    const npt_distill_request *request;
-    npt_distill_sums *sums;
-    npt_env teacher, student;
-} distill_run;
-
-/* Whether block `layer` of the student reads the teacher's input instead of its own. */
-static bool is_forced(const npt_distiller *d, int64_t step, int layer)
+bool npt_distill_is_forced(const npt_distiller *d, int64_t step, int layer)
 {
     if (layer == 0) return true; /* the embedding is the same */
     if (d->objective.distill == NPT_DISTILL_LAYERWISE) return true;
@@ -143,7 +137,7 @@ static bool is_forced(const npt_distiller *d, int64_t step, int layer)
            d->objective.teacher_forcing;
 }
 
-static void add_distance(distill_run *r, int layer)
+static void add_distance(npt_distill_run *r, int layer)
 {
     npt_distiller *d = r->d;
     npt_mat s = d->student_h[layer], t = d->teacher_h[layer];
@@ -158,16 +152,15 @@ static void add_distance(distill_run *r, int layer)
     if (r->sums->layer_distance != NULL) r->sums->layer_distance[layer] += sum;
 }
 
-static void add_regularizer(distill_run *r, const npt_adapters *adapters, int layer)
+static void add_regularizer(npt_distill_run *r, const npt_adapters *adapters, int layer)
 {
     double sum = adapters->kind->regularizer(&r->student, &r->d->states[layer].adapter);
     r->sums->regularizer += sum;
     if (r->sums->layer_regularizer != NULL) r->sums->layer_regularizer[layer] += sum;
 }
 
-/* The student's block: from x (the teacher's, with attention output a, or its own) to
- * student_h[layer]. */
-static npt_status student_block(distill_run *r, int layer, bool shared, npt_mat x, npt_mat a)
+npt_status npt_distill_student_block(npt_distill_run *r, int layer, bool shared, npt_mat x,
+                                     npt_mat a)
 {
     npt_distiller *d = r->d;
     npt_adapters *adapters = d->adapters->active[layer] ? d->adapters : NULL;
@@ -179,46 +172,53 @@ static npt_status student_block(distill_run *r, int layer, bool shared, npt_mat 
     return NPT_OK;
 }
 
-/* Backward through blocks last … first of a segment, first being the lowest whose student differs.
- */
-static npt_status segment_backward(distill_run *r, int first, int last)
+npt_status npt_distill_loss_backward(npt_distill_run *r, int layer, npt_mat *dh)
 {
     npt_distiller *d = r->d;
-    const npt_kernels *kernels = npt_exec_kernels(d->exec);
-    npt_mat h = d->student_h[last], dh = {0};
+    npt_mat s = d->student_h[layer], t = d->teacher_h[layer];
+    npt_in base = npt_mat_in(*dh);
+    if (dh->data == NULL) {
+        NPT_TRY(npt_mat_produce(&r->student, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD, NPT_F32,
+                                s.rows, s.cols, dh));
+        base = (npt_in){NULL, dh->dtype};
+    } else {
+        npt_dtype to = npt_site(d->student_sites, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD, NPT_F32,
+                                s.rows * s.cols);
+        NPT_ASSERT(to == dh->dtype);
+    }
+    const npt_distance_backward_args args = {.rows = s.rows,
+                                             .width = s.cols,
+                                             .normalized = d->objective.loss == NPT_LOSS_NORMALIZED,
+                                             .factor = (float)r->request->distance_factor,
+                                             .s = npt_mat_in(s),
+                                             .t = npt_mat_in(t),
+                                             .base = base,
+                                             .dst = npt_mat_out(*dh)};
+    npt_exec_kernels(d->exec)->distance_backward(npt_exec_run(d->exec), &args);
+    return npt_mat_finish(&r->student, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD, *dh);
+}
+
+npt_status npt_distill_block_backward(npt_distill_run *r, int layer, bool input, npt_mat dh)
+{
+    npt_distiller *d = r->d;
+    return npt_block_backward(&r->student, d->adapters->active[layer] ? d->adapters : NULL, layer,
+                              &d->states[layer], r->request->regularizer_factor, input, dh);
+}
+
+/* Backward through blocks last … first of a segment, first being the lowest whose student differs.
+ */
+static npt_status segment_backward(npt_distill_run *r, int first, int last)
+{
+    npt_mat dh = {0};
     for (int layer = last; layer >= first; layer--) {
-        npt_mat s = d->student_h[layer], t = d->teacher_h[layer];
-        npt_in base = npt_mat_in(dh);
-        if (layer == last) {
-            NPT_TRY(npt_mat_produce(&r->student, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD, NPT_F32,
-                                    h.rows, h.cols, &dh));
-            base.data = NULL;
-            base.dtype = dh.dtype;
-        } else {
-            npt_dtype to = npt_site(d->student_sites, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD,
-                                    NPT_F32, h.rows * h.cols);
-            NPT_ASSERT(to == dh.dtype);
-        }
-        const npt_distance_backward_args args = {.rows = s.rows,
-                                                 .width = s.cols,
-                                                 .normalized =
-                                                     d->objective.loss == NPT_LOSS_NORMALIZED,
-                                                 .factor = (float)r->request->distance_factor,
-                                                 .s = npt_mat_in(s),
-                                                 .t = npt_mat_in(t),
-                                                 .base = base,
-                                                 .dst = npt_mat_out(dh)};
-        kernels->distance_backward(npt_exec_run(d->exec), &args);
-        NPT_TRY(npt_mat_finish(&r->student, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD, dh));
-        NPT_TRY(npt_block_backward(&r->student, d->adapters->active[layer] ? d->adapters : NULL,
-                                   layer, &d->states[layer], r->request->regularizer_factor,
-                                   layer > first, dh));
+        NPT_TRY(npt_distill_loss_backward(r, layer, &dh));
+        NPT_TRY(npt_distill_block_backward(r, layer, layer > first, dh));
     }
     return NPT_OK;
 }
 
 /* Copies the teacher's h below the segment's activations, which are then forgotten. */
-static npt_status close_segment(distill_run *r, int first, int last, npt_arena_mark mark,
+static npt_status close_segment(npt_distill_run *r, int first, int last, npt_arena_mark mark,
                                 npt_mat *h)
 {
     npt_distiller *d = r->d;
@@ -230,7 +230,7 @@ static npt_status close_segment(distill_run *r, int first, int last, npt_arena_m
     return NPT_OK;
 }
 
-static npt_status run_blocks(distill_run *r)
+static npt_status run_blocks(npt_distill_run *r)
 {
     npt_distiller *d = r->d;
     const int layers = (int)d->model->config.layers;
@@ -245,7 +245,7 @@ static npt_status run_blocks(distill_run *r)
         NPT_TRY(npt_block_attention(&r->teacher, layer, teacher_x, NULL, &a));
         NPT_TRY(npt_block_mlp(&r->teacher, NULL, layer, teacher_x, a, NULL, &d->teacher_h[layer]));
         if (d->adapters->active[layer] || !same) {
-            NPT_TRY(student_block(r, layer, same, student_x, a));
+            NPT_TRY(npt_distill_student_block(r, layer, same, student_x, a));
             if (first > layer) first = layer;
             same = false;
         } else {
@@ -253,7 +253,7 @@ static npt_status run_blocks(distill_run *r)
         }
         teacher_x = d->teacher_h[layer];
         student_x = d->student_h[layer];
-        if (layer + 1 < layers && !is_forced(d, r->request->step, layer + 1)) continue;
+        if (layer + 1 < layers && !npt_distill_is_forced(d, r->request->step, layer + 1)) continue;
         NPT_TRY(close_segment(r, first, layer, mark, &boundary));
         if (layer + 1 < layers) teacher_x = student_x = boundary;
         same = true;
@@ -309,8 +309,8 @@ static npt_status check_sites(npt_distiller *d, const npt_sites *sites)
     return NPT_OK;
 }
 
-npt_status npt_distiller_run(npt_distiller *d, const npt_distill_request *request,
-                             npt_distill_sums *sums)
+npt_status npt_distill_begin(npt_distill_run *run, npt_distiller *d,
+                             const npt_distill_request *request, npt_distill_sums *sums)
 {
     NPT_TRY(prepare(d, request->batch));
     npt_env env = {.exec = d->exec,
@@ -324,11 +324,25 @@ npt_status npt_distiller_run(npt_distiller *d, const npt_distill_request *reques
                    .strict = d->strict,
                    .observer = d->observer,
                    .fault = is_damaged(d, request->step) ? &d->fault : NULL};
-    distill_run run = {.d = d, .request = request, .sums = sums, .teacher = env, .student = env};
-    run.student.sites = d->student_sites;
-    run.student.student = true;
+    *run =
+        (npt_distill_run){.d = d, .request = request, .sums = sums, .teacher = env, .student = env};
+    run->student.sites = d->student_sites;
+    run->student.student = true;
     disturb(d, request->step);
-    NPT_TRY(run_blocks(&run));
+    return NPT_OK;
+}
+
+npt_status npt_distill_end(npt_distiller *d)
+{
     NPT_TRY(check_sites(d, d->teacher_sites));
     return check_sites(d, d->student_sites);
+}
+
+npt_status npt_distiller_run(npt_distiller *d, const npt_distill_request *request,
+                             npt_distill_sums *sums)
+{
+    npt_distill_run run;
+    NPT_TRY(npt_distill_begin(&run, d, request, sums));
+    NPT_TRY(run_blocks(&run));
+    return npt_distill_end(d);
 }

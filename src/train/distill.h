@@ -32,6 +32,7 @@ typedef struct npt_distiller {
     npt_mat *teacher_h, *student_h;
     double *row_sums;
     int64_t row_sums_size;
+    npt_arena *boundaries; /* of a streamed pass: the teacher's h, a micro-batch each */
 } npt_distiller;
 
 /* Sums over the tokens of a micro-batch, so that an accumulated batch can be divided by its own
@@ -64,6 +65,23 @@ typedef struct npt_distill_request {
 
 npt_status npt_distiller_run(npt_distiller *distiller, const npt_distill_request *request,
                              npt_distill_sums *sums);
+
+/* Several micro-batches through a model whose blocks are streamed (npt_model_stream()): blocks
+ * outside, micro-batches inside, so that a pass reads every weight once, or, where gradients flow
+ * through more than a block, twice. Sums and gradients are, bit for bit, those of
+ * npt_distiller_run() for one micro-batch after the other. */
+typedef struct npt_distill_pass {
+    npt_distill_request request; /* of each; its batch is not looked at */
+    int64_t batches;
+    /* Micro-batch `index`; valid until the next call. */
+    npt_status (*batch)(void *context, int64_t index, npt_batch *batch);
+    int (*stop)(void); /* NULL, or not 0 where the pass is to end early, and counts for nothing */
+    void *context;
+} npt_distill_pass;
+
+/* `model`: the distiller's own. sums->teacher_h and student_h are not set. */
+npt_status npt_distiller_stream(npt_distiller *distiller, npt_model *model,
+                                const npt_distill_pass *pass, npt_distill_sums *sums);
 
 /* The sites of the blocks of a model whose `adapters` (NULL: none anywhere, the teacher) are these.
  */

@@ -14,8 +14,11 @@ libnptcore_la_SOURCES += \
   src/train/data_path.h \
   src/train/describe.c \
   src/train/describe.h \
+  src/train/budget.c \
+  src/train/budget.h \
   src/train/distill.c \
   src/train/distill.h \
+  src/train/distill_run.h \
   src/train/evaluate.c \
   src/train/loader.c \
   src/train/loader.h \
@@ -27,6 +30,7 @@ libnptcore_la_SOURCES += \
   src/train/optimizer.h \
   src/train/open.c \
   src/train/options.c \
+  src/train/pass.c \
   src/train/options.h \
   src/train/scaler.c \
   src/train/scaler.h \

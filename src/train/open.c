@@ -24,12 +24,15 @@ static npt_status make_adapters(npt_trainer *t)
                                            o->layers, o->seed};
     const npt_objective objective = {o->loss, o->regularization_lambda, o->distill,
                                      o->teacher_forcing, o->seed};
-    NPT_TRY(npt_adapters_init(&t->adapters, &adapters, &t->setup.model->config, &t->setup.policy,
-                              t->arena, true));
+    const npt_config *config = &t->setup.model->config;
+    NPT_TRY(
+        t->plan_only
+            ? npt_adapters_describe(&t->adapters, &adapters, config, &t->setup.policy, t->arena)
+            : npt_adapters_init(&t->adapters, &adapters, config, &t->setup.policy, t->arena, true));
     t->optimizer = (npt_optimizer_settings){
         .kind = o->optimizer, .weight_decay = o->weight_decay, .max_grad_norm = o->max_grad_norm};
     npt_scaler_init(&t->state.scaler, t->setup.policy.dynamic_loss_scale, o->initial_loss_scale);
-    if (o->regularization_lambda > 0) {
+    if (o->regularization_lambda > 0 && !t->plan_only) {
         t->term_gradients = npt_arena_alloc(t->arena, NPT_MEM_GRADIENTS,
                                             (size_t)npt_adapters_size(&t->adapters), sizeof(float));
         if (t->term_gradients == NULL) return NPT_E_NOMEM;
@@ -82,7 +85,8 @@ static npt_status open_eval(npt_trainer *t)
     data.dataset_split = NULL;
     data.num_samples = 0;
     NPT_TRY(npt_setup_dataset(&t->setup, &data, "eval.jsonl", &dataset));
-    return npt_loader_init(&t->eval, dataset, t->options.batch_size, 1);
+    return npt_loader_init(&t->eval, dataset, t->options.batch_size,
+                           t->budget.streamed ? t->options.gradient_accumulation_steps : 1);
 }
 
 npt_status npt_trainer_open_data(npt_trainer *t)
@@ -175,19 +179,32 @@ static npt_status resume(npt_trainer *t, bool writing)
     return status;
 }
 
+/* Last, because a checkpoint that is resumed is mapped until it is read, and gone by now. */
+static npt_status begin_stream(npt_trainer *t)
+{
+    const npt_stream_options stream = {(size_t)t->budget.buffer, npt_budget_back_to(t)};
+    npt_arena_expect(t->distiller.step, (size_t)t->budget.activations);
+    npt_arena_expect(t->distiller.boundaries, (size_t)t->budget.boundaries);
+    return npt_model_stream(t->setup.model, t->setup.exec, &t->setup.policy,
+                            t->distiller.student_sites, &stream);
+}
+
 npt_status npt_trainer_load(npt_trainer *t, bool writing)
 {
     const npt_train_options *o = &t->options;
-    NPT_TRY(npt_model_load(t->setup.model, t->setup.exec, &t->setup.policy,
-                           t->distiller.student_sites));
-    if (o->precision.strict) NPT_TRY(npt_sites_check(t->distiller.student_sites));
-    npt_setup_log_weights(&t->setup);
+    if (!t->budget.streamed) {
+        NPT_TRY(npt_model_load(t->setup.model, t->setup.exec, &t->setup.policy,
+                               t->distiller.student_sites));
+        if (o->precision.strict) NPT_TRY(npt_sites_check(t->distiller.student_sites));
+        npt_setup_log_weights(&t->setup);
+    }
     if (o->init_adapter != NULL) NPT_TRY(load_initial(t));
     if (o->resume != NULL) NPT_TRY(resume(t, writing));
     /* can the data be read? */
     NPT_TRY(npt_loader_fill(&t->loader, true));
     NPT_TRY(npt_loader_seek(&t->loader, t->state.epoch, t->state.position));
-    return t->eval.dataset != NULL ? npt_loader_fill(&t->eval, false) : NPT_OK;
+    if (t->eval.dataset != NULL) NPT_TRY(npt_loader_fill(&t->eval, false));
+    return t->budget.streamed ? begin_stream(t) : NPT_OK;
 }
 
 void npt_trainer_close(npt_trainer *t)

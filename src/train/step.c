@@ -15,20 +15,44 @@
 
 enum { FAILURES_IN_A_ROW = 10 };
 
-npt_status npt_trainer_micro_batch(npt_trainer *t, npt_distiller *d, int64_t index,
-                                   npt_term_weights weights, npt_distill_sums *sums)
+/* Forward and backward of rows the loader holds; which of them, the caller adds. */
+static npt_distill_request request_for(const npt_trainer *t, npt_term_weights weights)
 {
     const npt_config *c = &t->setup.model->config;
     const double share = t->state.scaler.scale / ((double)c->layers * (double)t->loader.tokens);
+    return (npt_distill_request){.step = t->state.step,
+                                 .backward = true,
+                                 .distance_factor = weights.distance * share / (double)c->hidden,
+                                 .regularizer_factor = weights.regularizer * share};
+}
+
+npt_status npt_trainer_micro_batch(npt_trainer *t, npt_distiller *d, int64_t index,
+                                   npt_term_weights weights, npt_distill_sums *sums)
+{
     npt_batch batch;
+    npt_distill_request request = request_for(t, weights);
     NPT_TRY(npt_loader_batch(&t->loader, index, &batch));
-    const npt_distill_request request = {.batch = &batch,
-                                         .step = t->state.step,
-                                         .backward = true,
-                                         .distance_factor =
-                                             weights.distance * share / (double)c->hidden,
-                                         .regularizer_factor = weights.regularizer * share};
+    request.batch = &batch;
     return npt_distiller_run(d, &request, sums);
+}
+
+static npt_status batch_of(void *loader, int64_t index, npt_batch *batch)
+{
+    return npt_loader_batch(loader, index, batch);
+}
+
+npt_status npt_trainer_stream(npt_trainer *t, npt_loader *loader,
+                              const npt_distill_request *request, npt_distill_sums *sums)
+{
+    const npt_distill_pass pass = {.request = *request,
+                                   .batches = npt_loader_batches(loader),
+                                   .batch = batch_of,
+                                   .stop = npt_stop_requested,
+                                   .context = loader};
+    NPT_TRY(npt_distiller_stream(&t->distiller, t->setup.model, &pass, sums));
+    if (!t->weights_told && npt_stop_requested() == 0) npt_setup_log_weights(&t->setup);
+    t->weights_told = true;
+    return NPT_OK;
 }
 
 /* All micro-batches of the rows held, forward and backward, with these weights of the two terms. */
@@ -36,6 +60,10 @@ static npt_status run_micro_batches(npt_trainer *t, npt_term_weights weights,
                                     npt_distill_sums *sums)
 {
     *sums = (npt_distill_sums){0};
+    if (t->budget.streamed) {
+        const npt_distill_request request = request_for(t, weights);
+        return npt_trainer_stream(t, &t->loader, &request, sums);
+    }
     for (int64_t i = 0; i < npt_loader_batches(&t->loader) && npt_stop_requested() == 0; i++)
         NPT_TRY(npt_trainer_micro_batch(t, &t->distiller, i, weights, sums));
     return NPT_OK;

@@ -136,8 +136,9 @@ static npt_status evaluate(npt_trainer *t, double *loss)
         npt_batch batch;
         NPT_TRY(npt_loader_batch(&t->eval, 0, &batch));
         const npt_distill_request request = {.batch = &batch, .step = 0};
-        NPT_TRY(npt_distiller_run(&t->distiller, &request, &sums));
-        tokens += batch.tokens;
+        NPT_TRY(t->budget.streamed ? npt_trainer_stream(t, &t->eval, &request, &sums)
+                                   : npt_distiller_run(&t->distiller, &request, &sums));
+        tokens += t->eval.tokens;
     }
     double per_token = tokens > 0 ? 1 / ((double)c->layers * (double)tokens) : 0;
     *loss = sums.distance * per_token / (double)c->hidden +
@@ -273,18 +274,56 @@ static npt_status start_output(npt_trainer *t)
         lines);
 }
 
+/* Before the data, so that a limit that cannot be kept is the first thing said. */
+static npt_status make_budget(npt_trainer *t)
+{
+    const npt_train_options *o = &t->options;
+    if (o->memory_limit == 0 && !o->dry_run) return NPT_OK;
+    npt_status status = npt_budget_make(&t->budget, t);
+    if (status == NPT_E_USAGE && o->dry_run) npt_budget_log_table(&t->budget, o);
+    if (status == NPT_OK && !o->dry_run) npt_budget_log(&t->budget);
+    return status;
+}
+
+static npt_status describe_dry_run(const npt_trainer *t)
+{
+    const npt_train_options *o = &t->options;
+    npt_log(NPT_LOG_NOTE,
+            "dry run: %" PRId64 " steps of %" PRId64 " x %" PRId64
+            " rows; nothing was read or written",
+            t->state.total_steps, o->batch_size, o->gradient_accumulation_steps);
+    npt_budget_log_table(&t->budget, o);
+    return NPT_OK;
+}
+
 static npt_status open_run(npt_trainer *t)
 {
     npt_train_options *o = &t->options;
+    t->plan_only = o->dry_run;
     NPT_TRY(npt_trainer_open(t));
     if (!o->dry_run) NPT_TRY(prepare_output(t));
     npt_describe_log(&t->setup, &t->adapters, &t->distiller);
+    NPT_TRY(make_budget(t));
     NPT_TRY(npt_trainer_open_data(t));
-    if (o->dry_run)
-        return npt_describe_dry_run(o, &t->setup, t->arena, t->state.total_steps);
+    if (o->dry_run) return describe_dry_run(t);
     NPT_TRY(npt_trainer_load(t, true));
     npt_advise_rate(o, t->state.total_steps);
     return start_output(t);
+}
+
+/* What reading the weights cost. */
+static void say_streamed(const npt_trainer *t)
+{
+    if (t->setup.model == NULL || t->setup.model->stream == NULL) return;
+    const double elapsed = seconds_now() - t->started;
+    const npt_feed_figures f = npt_model_streamed(t->setup.model);
+    if (f.bytes == 0 || t->started == 0) return;
+    npt_log(NPT_LOG_NOTE,
+            "streamed: %.4g GB read at %.3g GB/s (%s), %.1f %% of the time; waited for it %.1f %% "
+            "of the time",
+            (double)f.bytes / 1e9, (double)f.bytes / 1e9 / f.reading,
+            f.direct ? "around the page cache" : "through the page cache",
+            100 * f.reading / elapsed, 100 * f.waited / elapsed);
 }
 
 npt_status npt_pretrain(const npt_train_options *options, npt_train_report *report)
@@ -306,6 +345,7 @@ npt_status npt_pretrain(const npt_train_options *options, npt_train_report *repo
         report->first_loss = t.state.first_loss;
         report->last_loss = t.state.last_loss;
     }
+    say_streamed(&t);
     report->seconds = seconds_now() - begun;
     npt_trainer_close(&t);
     (void)npt_log_copy_to(NULL);

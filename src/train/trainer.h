@@ -5,6 +5,7 @@
 #define NPT_TRAIN_TRAINER_H
 
 #include "train/advice.h"
+#include "train/budget.h"
 #include "train/checkpoint.h"
 #include "train/distill.h"
 #include "train/loader.h"
@@ -35,7 +36,9 @@ typedef struct npt_trainer {
     json_t *adapter_config, *settings;
     float *term_gradients;   /* of the regularizer, where terms are measured */
     int64_t steps_per_epoch; /* 0: not known */
-    bool terms_warned, doctor_named;
+    bool plan_only;          /* set by who wants no values: adapters have names and shapes only */
+    npt_budget budget;       /* where a limit was given, or a dry run asked */
+    bool terms_warned, doctor_named, weights_told;
     npt_vitals vitals;     /* of the step before, where --probe_every asked for it */
     bool resumed_final;    /* from a checkpoint-final */
     double started;        /* seconds */
@@ -71,5 +74,8 @@ typedef struct npt_term_weights {
  * trainer's own, or another with the same adapters' shape). */
 npt_status npt_trainer_micro_batch(npt_trainer *trainer, npt_distiller *distiller, int64_t index,
                                    npt_term_weights weights, npt_distill_sums *sums);
+/* All micro-batches that `loader` holds through the streamed blocks; `request` of each. */
+npt_status npt_trainer_stream(npt_trainer *trainer, npt_loader *loader,
+                              const npt_distill_request *request, npt_distill_sums *sums);
 
 #endif

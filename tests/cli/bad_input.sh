@@ -324,7 +324,9 @@ good="--model_name $work/good"
     bad 'layers that are no numbers' '1 2' 'layers&&some' $good --layers some
     bad 'an unknown flag' 2 'frobnicate&&nearest' $good --frobnicate
     bad 'a value out of range' 2 'teacher_forcing&&0 to 1' $good --teacher_forcing 2
-    bad 'a feature still to come' 2 'memory_limit&&this version' $good --memory_limit 1G
+    bad 'a feature still to come' 2 'tensorboard&&this version' $good --use_tensorboard
+    bad 'a size that is none' 2 'memory_limit&&1.2GB' $good --memory_limit 1.2.3GB
+    bad 'a limit that is too small' 2 'memory_limit&&layerwise' $good --memory_limit 1MB
 }
 rm -rf "$out"
 bad_name='an instruction set that does not exist' bad_codes='1 2' bad_where=NPT_CPU_MAX

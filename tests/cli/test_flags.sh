@@ -74,7 +74,7 @@ refused 'safe mode with another modulation' 2 '--safe_mode.*--modulation both' \
     pretrain $a --safe_mode --modulation both
 refused 'embeddings that are not shared' 2 '--share_embeddings' pretrain $a --no_share_embeddings
 
-for flag in '--use_tensorboard' '--memory_limit=4G' '--shuffle' '--pack'; do
+for flag in '--use_tensorboard' '--shuffle' '--pack'; do
     name=${flag%%=*}
     refused "$name is still to come and says so" 2 "^npt pretrain: $name: .*this version" \
         pretrain $a "$flag"
