@@ -36,6 +36,8 @@
 #define SIZE                                                                                       \
     "(?:\\b(?:bsz?|n?_?u?batch(?:[ _-]?size)?s?|seq(?:[ _-]?len(?:gth)?)?s?|sequence lengths?|"    \
     "prompt[ _-]?len(?:gth)?|length|rows|tokens)(?![a-z_]))"
+/* Signs of attention: what it computes, and what a model says whose logits are NaN. */
+#define SCORES  "(?:!{4,}|\\bq ?[@x*.]? ?k(?:\\b|\\^|_?t\\b)|(?:attention|qk|attn)[ _]scores?\\b)"
 #define ADAPTER "(?:\\badapters?\\b|\\blora\\w*|\\bdora\\b|\\bpeft\\b|qlora)"
 #define QUANTIZED                                                                                  \
     "(?:4-?bits?\\b|\\bnf4\\b|\\bfp4\\b|quanti[sz]ed|\\bbnb\\b|bitsandbytes|qlora|Params4bit)"
@@ -150,7 +152,7 @@ const npt_explain_rule npt_explain_symptoms[] = {
      "magnitude|scale)s?|\\b(?:rms)?norm(?:alization)? weights?|post_(?:attention|feedforward)_"
      "layernorm",
      {NANS "|" TOO_LARGE, FP16, TOO_LARGE "|(?:residual|hidden[ _]states?)[^\\n]{0,60}?" NANS},
-     {"\\b(?:main_)?grad(?:ient)?s?[^\\n]{0,20}?residual"},
+     {"\\b(?:main_)?grad(?:ient)?s?[^\\n]{0,20}?residual", SCORES},
      NULL},
     {KIND(RESIDUAL_OVERFLOW),
      NPT_EXPLAIN_SYMPTOM,
@@ -158,7 +160,7 @@ const npt_explain_rule npt_explain_symptoms[] = {
      "\\bgemma|residual(?:s|[ _](?:stream|connection|add|branch))|hidden[ "
      "_]states?|\\b(?:rms)?norm(?:alization)? weights?|post_(?:attention|feedforward)_layernorm",
      {NANS, FP16 "|65504"},
-     {"(?<!b)loss\\b"},
+     {"(?<!b)loss\\b", SCORES},
      NULL},
     {KIND(ATTENTION_OVERFLOW),
      NPT_EXPLAIN_SYMPTOM,
@@ -386,7 +388,8 @@ const npt_explain_rule npt_explain_symptoms[] = {
       "(?:abs\\w* )?(?:errors?|diff\\w*)",
       "results?|outputs?|values?|logits|answers?|numbers|\\bnorms?\\b|errors?\\b|\\bruns?\\b|"
       "matmul|implementations?|discrepan\\w*|inconsisten\\w*|tensors?|layers?"},
-     {"same device|two devices|out of memory|throughput|utili[sz]\\w*|\\bidl\\w+|num_workers"},
+     {"same device|at least two devices|out of "
+      "memory|throughput|utili[sz]\\w*|\\bidl\\w+|num_workers"},
      NULL},
     {KIND(BF16_UNSUPPORTED),
      NPT_EXPLAIN_SYMPTOM,
@@ -411,7 +414,7 @@ const npt_explain_rule npt_explain_symptoms[] = {
       "converg\\w*|(?:weights?|param\\w*|tensors?|hash\\w*)[^\\n]{0,60}?(?:(?:\\bnot|n't|never) "
       "(?:\\w+ "
       "){0,2}?(?:mov|chang|updat|differ|train|learn|budg)\\w*|identical|unchanged|"
-      "the same|frozen|stuck|bit for "
+      "(?:stay|remain|\\bare|\\bis|were|was|keep)\\w*[^\\n]{0,12}? the same|frozen|stuck|bit for "
       "bit|hardly|barely)|updates?[^\\n]{0,40}?(?:lost|vanish\\w*|disappear\\w*|too "
       "small|round\\w*|zero|swallowed)|(?:vanishing|lost|missing|tiny) (?:weight )?updates?|\\b0 "
       "(?:of|/|out of) (?:the )?\\d+|none of the (?:weights|param\\w*)|\\bno weight decay|weight[ "
