@@ -24,7 +24,7 @@ check-style:
 VALGRIND = valgrind --quiet --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite
 # PCRE2 compiles patterns to machine code, whose reads valgrind cannot follow.
 VALGRIND_SKIP = tests/unit/test_tokenizer.test tests/unit/test_tokenizer_fixtures.test \
-  tests/unit/test_dataset.test tests/unit/test_doctor_diff.test
+  tests/unit/test_dataset.test tests/unit/test_doctor_diff.test tests/unit/test_explain.test
 VALGRIND_TESTS = $(filter-out $(VALGRIND_SKIP),$(filter tests/unit/%,$(check_PROGRAMS)))
 check-valgrind: build-tests
 	$(MAKE) $(AM_MAKEFLAGS) check-TESTS TESTS='$(VALGRIND_TESTS)' \
