@@ -36,23 +36,12 @@ static const npt_flag flags[] = {
      "also draw the roofline of the matmuls; needs gnuplot"},
     {NULL, NPT_FLAG_BOOL, 0, 0, 0, NULL, NULL, NULL, NULL}};
 
-static volatile sig_atomic_t first_signal;
+static volatile sig_atomic_t stopped_by;
 
-static void on_signal(int number)
+static void stop(int number)
 {
-    first_signal = number;
+    stopped_by = number;
     npt_request_stop(number);
-}
-
-static void install_signals(void)
-{
-    struct sigaction action;
-    memset(&action, 0, sizeof(action));
-    action.sa_handler = on_signal;
-    action.sa_flags = SA_RESTART;
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
 }
 
 int npt_command_bench(int argc, char **argv)
@@ -77,9 +66,9 @@ int npt_command_bench(int argc, char **argv)
     if (code >= 0) return code;
     options.topics = set.positionals;
     options.topic_count = set.positional_count;
-    install_signals();
+    npt_cli_on_signals(stop);
     const npt_status status = npt_bench(&options, stdout);
     const int result = npt_cli_exit_code(set.command, status);
-    if (status == NPT_E_INTERRUPTED) return 128 + (int)first_signal;
+    if (status == NPT_E_INTERRUPTED) return 128 + (int)stopped_by;
     return npt_cli_finish(set.command, result);
 }

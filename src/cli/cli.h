@@ -33,4 +33,7 @@ char *npt_cli_append_word(char *text, const char *word);
 /* `text` as a JSON string, quotes included; bytes that are not UTF-8 become U+FFFD. */
 void npt_cli_print_json_string(FILE *out, const char *text);
 
+/* Calls this for SIGINT and SIGTERM; system calls that they interrupt go on. */
+void npt_cli_on_signals(void (*handler)(int number));
+
 #endif

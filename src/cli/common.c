@@ -60,6 +60,17 @@ int npt_cli_finish(const char *command, int code)
     return 1;
 }
 
+void npt_cli_on_signals(void (*handler)(int number))
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof(action));
+    action.sa_handler = handler;
+    action.sa_flags = SA_RESTART;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
 /* ---- Words of a command line ---- */
 
 static bool is_plain(const char *word)

@@ -30,17 +30,6 @@ static void on_signal(int number)
     errno = saved_errno;
 }
 
-static void install_signals(void)
-{
-    struct sigaction action;
-    memset(&action, 0, sizeof(action));
-    action.sa_handler = on_signal;
-    action.sa_flags = SA_RESTART;
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-}
-
 /* ---- Commands to go on with ---- */
 
 /* Appends the flags as given; with `resume`, --resume and that value instead of what was given. */
@@ -171,7 +160,7 @@ static int train(npt_train_request *request, const npt_flag_set *set, int argc, 
     request->options.on_step = npt_progress_step;
     request->options.on_step_context = &progress;
     npt_log_set(npt_progress_log, &progress);
-    install_signals();
+    npt_cli_on_signals(on_signal);
     const npt_status status = npt_pretrain(&request->options, &report);
     npt_progress_finish(&progress);
     npt_log_set(NULL, NULL);

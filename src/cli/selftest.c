@@ -10,23 +10,12 @@
 /* npt selftest: whether this build computes as it should on this machine. A signal ends it between
  * two backends, so that the temporary directory is removed. */
 
-static volatile sig_atomic_t first_signal;
+static volatile sig_atomic_t stopped_by;
 
-static void on_signal(int number)
+static void stop(int number)
 {
-    first_signal = number;
+    stopped_by = number;
     npt_request_stop(number);
-}
-
-static void install_signals(void)
-{
-    struct sigaction action;
-    memset(&action, 0, sizeof(action));
-    action.sa_handler = on_signal;
-    action.sa_flags = SA_RESTART;
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
 }
 
 int npt_command_selftest(int argc, char **argv)
@@ -44,9 +33,9 @@ int npt_command_selftest(int argc, char **argv)
     const int code = npt_flags_parse(&set, argc, argv);
     if (code >= 0) return code;
     int failed = 0;
-    install_signals();
+    npt_cli_on_signals(stop);
     const npt_status status = npt_selftest(&options, stdout, &failed);
     const int result = npt_cli_exit_code(set.command, status);
-    if (status == NPT_E_INTERRUPTED) return 128 + (int)first_signal;
+    if (status == NPT_E_INTERRUPTED) return 128 + (int)stopped_by;
     return npt_cli_finish(set.command, result == 0 && failed > 0 ? 1 : result);
 }

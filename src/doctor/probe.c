@@ -148,7 +148,6 @@ static npt_status observe(npt_trainer *t, npt_shadow *shadow, npt_probe *probe)
     probe->loss = sums.distance * per_token / (double)c->hidden +
                   t->options.regularization_lambda * sums.regularizer * per_token;
     probe->digest = npt_sites_digest(t->distiller.student_sites);
-    probe->executed_digest = npt_sites_executed_digest(t->distiller.student_sites);
     return status;
 }
 

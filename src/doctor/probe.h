@@ -72,7 +72,7 @@ typedef struct npt_probe {
     const npt_probe_row *first; /* the first culprit; NULL */
     char breach[512];           /* the first unplanned cast, in words; "" where there was none */
     npt_verdict verdict;
-    uint64_t digest, executed_digest;
+    uint64_t digest;
 } npt_probe;
 
 /* ---- observe.c: rows from two runs ---- */

@@ -263,15 +263,6 @@ static int64_t token_id(const json_t *root, const char *key)
     return json_is_integer(value) ? (int64_t)json_integer_value(value) : -1;
 }
 
-npt_status npt_config_load(const char *directory, npt_config *config)
-{
-    npt_config c;
-    NPT_TRY(npt_config_examine(directory, &c));
-    NPT_TRY(npt_config_check_quantization(directory, &c));
-    *config = c;
-    return NPT_OK;
-}
-
 npt_status npt_config_examine(const char *directory, npt_config *config)
 {
     npt_config c = {0};

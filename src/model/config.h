@@ -25,9 +25,8 @@ typedef struct npt_config {
 } npt_config;
 
 /* `directory`/config.json. NPT_E_IO, NPT_E_FORMAT (a value that makes no sense), NPT_E_UNSUPPORTED
- * (family, RoPE type, activation or quantization npt does not know, by name). */
-npt_status npt_config_load(const char *directory, npt_config *config);
-/* The same, but a quantization that npt does not know is only written down. */
+ * (family, RoPE type or activation npt does not know, by name); a quantization that npt does not
+ * know is only written down. */
 npt_status npt_config_examine(const char *directory, npt_config *config);
 /* NPT_E_UNSUPPORTED where npt_config_examine() wrote down such a one. */
 npt_status npt_config_check_quantization(const char *directory, const npt_config *config);

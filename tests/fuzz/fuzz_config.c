@@ -51,7 +51,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     FILE *file = fopen(path, "wb");
     if (file == NULL || (bytes > 0 && fwrite(data, 1, bytes, file) != bytes) || fclose(file) != 0)
         abort();
-    if (npt_config_load(directory, &config) == NPT_OK)
+    if (npt_config_examine(directory, &config) == NPT_OK &&
+        npt_config_check_quantization(directory, &config) == NPT_OK)
         check(&config);
     else if (strstr(npt_error_message(), "config.json") == NULL)
         abort();

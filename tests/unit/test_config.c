@@ -19,12 +19,16 @@
 #define QWEN2   "{\"model_type\":\"qwen2\",\"num_key_value_heads\":2," SIZES
 #define QWEN3   "{\"model_type\":\"qwen3\",\"num_key_value_heads\":2," SIZES
 
+static bool was_read; /* by the last load(), whatever became of its quantization */
+
 static npt_status load(const char *text, npt_config *config)
 {
     char *directory = temp_dir();
     npt_free(temp_file(directory, "config.json", text, strlen(text)));
     memset(config, 0x5a, sizeof *config);
-    npt_status status = npt_config_load(directory, config);
+    npt_status status = npt_config_examine(directory, config);
+    was_read = status == NPT_OK;
+    if (was_read) status = npt_config_check_quantization(directory, config);
     temp_dir_remove(directory);
     return status;
 }
@@ -277,7 +281,7 @@ static void refusals_name_the_key(void **state)
         assert_message_has(rows[i].says);
         assert_message_has("config.json");
         memset(&untouched, 0x5a, sizeof untouched);
-        assert_memory_equal(&c, &untouched, sizeof c);
+        if (!was_read) assert_memory_equal(&c, &untouched, sizeof c);
     }
 }
 
@@ -286,7 +290,7 @@ static void a_directory_without_config_is_an_io_error(void **state)
     (void)state;
     npt_config c;
     char *directory = temp_dir();
-    assert_int_equal(npt_config_load(directory, &c), NPT_E_IO);
+    assert_int_equal(npt_config_examine(directory, &c), NPT_E_IO);
     assert_message_has("config.json");
     temp_dir_remove(directory);
 }
