@@ -27,6 +27,8 @@ static const npt_flag flags[] = {
     {"seed", NPT_FLAG_UINT64, AT(seed), 0, INFINITY, NULL, NULL, NULL, "of the weights"},
     {"tie_embeddings", NPT_FLAG_BOOL, AT(tie_embeddings), 0, 0, NULL, NULL, NULL,
      "the output layer is the embedding; no lm_head in the file"},
+    {"quantize", NPT_FLAG_BOOL, AT(quantize), 0, 0, NULL, NULL, NULL,
+     "store the blocks' linears in NF4, doubly quantized, as bitsandbytes does"},
     {NULL, NPT_FLAG_BOOL, 0, 0, 0, NULL, NULL, NULL, NULL}};
 
 int npt_command_make_model(int argc, char **argv)

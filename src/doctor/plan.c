@@ -7,7 +7,8 @@
 #include <string.h>
 
 #include "tensor/dtype.h"
-#include "train/describe.h"
+#include "train/budget.h"
+#include "train/distill.h"
 #include "train/options.h"
 
 /* A run's plan without the run: the same functions decide, but nothing is loaded, no thread starts
@@ -182,9 +183,9 @@ static void count_memory(npt_plan *plan)
     m->masters = has_master ? size * f32 : 0;
     m->moments = 2 * size * f32;
     m->gradients = (two_terms ? 2 : 1) * size * f32;
-    m->activations =
-        (uint64_t)npt_describe_activations(&plan->options, policy, &plan->setup.model->config,
-                                           &plan->adapters);
+    m->activations = npt_budget_activations(
+        policy, &plan->setup.model->config, &plan->adapters, plan->options.distill,
+        plan->options.batch_size * plan->options.data.max_length);
     m->resident = m->copies + m->adapters + m->masters + m->moments + m->gradients + m->activations;
 }
 

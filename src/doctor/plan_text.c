@@ -217,8 +217,9 @@ static void print_files(const npt_plan *plan, FILE *out)
     if (audit->scanned) print_line(out, "", "every float weight that training reads was scanned");
 }
 
-static void print_memory(const npt_plan_memory *m, FILE *out)
+static void print_memory(const npt_plan *plan, FILE *out)
 {
+    const npt_plan_memory *m = &plan->memory;
     const double mib = 1024 * 1024;
     print_line(out, "MEMORY",
                "mapped %.1f MiB (weights in their files); resident %.1f MiB: weight copies "
@@ -227,6 +228,10 @@ static void print_memory(const npt_plan_memory *m, FILE *out)
                (double)m->mapped / mib, (double)m->resident / mib, (double)m->copies / mib,
                (double)m->adapters / mib, (double)m->masters / mib, (double)m->moments / mib,
                (double)m->gradients / mib, (double)m->activations / mib);
+    if (plan->options.memory_limit > 0)
+        print_line(out, "",
+                   "that is without --memory_limit; npt pretrain --dry_run shows what a run within "
+                   "it takes");
 }
 
 /* ---- Elsewhere ---- */
@@ -326,7 +331,7 @@ void npt_plan_print(const npt_plan *plan, bool all, FILE *out)
     print_policy(&plan->setup.policy, out);
     print_digest(plan, out);
     print_files(plan, out);
-    print_memory(&plan->memory, out);
+    print_memory(plan, out);
     for (size_t i = 0; i < plan->would_count; i++) print_would(plan->would[i], out);
     print_casts(&plan->casts, all, out);
 }

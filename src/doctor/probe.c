@@ -11,7 +11,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "tensor/dtype.h"
-#include "train/describe.h"
+#include "train/budget.h"
 #include "train/options.h"
 
 /* npt_doctor_probe(): the batch goes through an F32 shadow of the run first, then through the run
@@ -257,10 +257,8 @@ static npt_status observe_update(npt_trainer *t, npt_probe *probe)
 /* Bytes of activations of a batch in these dtypes. */
 static double activations_of(const npt_trainer *t, const npt_policy *policy, int64_t tokens)
 {
-    npt_train_options o = t->options;
-    o.batch_size = 1;
-    o.data.max_length = tokens;
-    return npt_describe_activations(&o, policy, &t->setup.model->config, &t->adapters);
+    return (double)npt_budget_activations(policy, &t->setup.model->config, &t->adapters,
+                                          t->options.distill, tokens);
 }
 
 /* A probe that would run out of memory says so before it begins: the shadow keeps activations and
@@ -325,7 +323,10 @@ npt_status npt_doctor_probe(const npt_train_options *options, const npt_doctor_o
     npt_probe probe = {0};
     t.options.dry_run = true; /* no output directory is needed */
     t.options.eval_dataset = NULL;
-    t.options.memory_limit = 0; /* a shadow in F32 beside the run keeps no limit */
+    t.options.memory_limit = 0;
+    if (options->memory_limit > 0)
+        npt_log(NPT_LOG_WARNING, "--memory_limit is not kept: the probe holds all weights and runs "
+                                 "every block twice, the second time in F32");
     NPT_TRY(npt_train_options_check(&t.options));
     npt_status status = npt_trainer_open(&t);
     if (status == NPT_OK) status = npt_trainer_open_data(&t);

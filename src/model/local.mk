@@ -18,6 +18,8 @@ libnptcore_la_SOURCES += \
   src/model/model.c \
   src/model/stream.c \
   src/model/model.h \
+  src/model/random_nf4.c \
+  src/model/random_nf4.h \
   src/model/random_weights.c \
   src/model/random_weights.h \
   src/model/tensors.c \

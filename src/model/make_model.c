@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "config.h"
 
-#include "model/random_weights.h"
+#include "model/random_nf4.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -46,6 +46,8 @@ typedef struct planned {
     int64_t shape[2];
     npt_random_weights values;
     npt_threads *threads;
+    bool is_linear;        /* of a block */
+    npt_random_nf4 stored; /* a linear in NF4 */
 } planned;
 
 typedef struct plan {
@@ -55,6 +57,7 @@ typedef struct plan {
     planned *tensors;
     size_t count;
     npt_threads *threads;
+    npt_nf4_maker maker;
 } plan;
 
 /* Deviation 0: all ones. `number` names the stream, so that a tensor's values depend on its place
@@ -109,6 +112,7 @@ static void add_layer(plan *p, int layer)
         snprintf(name, sizeof name, "model.layers.%d.%s", layer, rows[i].name);
         add_tensor(p, OUTER_TENSORS + LAYER_TENSORS * layer + (int)i, name, rows[i].rows,
                    rows[i].cols, rows[i].deviation);
+        p->tensors[p->count - 1].is_linear = rows[i].cols != 0;
     }
 }
 
@@ -119,6 +123,7 @@ static npt_status make_plan(plan *p)
     if (p->tensors == NULL) return NPT_E_NOMEM;
     p->threads = npt_threads_create(0);
     if (p->threads == NULL) return NPT_E_NOMEM;
+    npt_nf4_maker_init(&p->maker, p->threads);
     add_tensor(p, 0, "model.embed_tokens.weight", o->vocab, o->hidden, 0.02);
     add_tensor(p, 1, "model.norm.weight", o->hidden, 0, 0);
     if (!o->tie_embeddings)
@@ -129,6 +134,8 @@ static npt_status make_plan(plan *p)
 
 static void plan_fini(plan *p)
 {
+    for (size_t i = 0; i < p->count; i++) npt_free(p->tensors[i].stored.nested);
+    npt_nf4_maker_fini(&p->maker);
     if (p->threads != NULL) npt_threads_destroy(p->threads);
     npt_free(p->tensors);
 }
@@ -160,17 +167,21 @@ static npt_status produce(void *context, uint64_t offset, void *dst, size_t byte
     return NPT_OK;
 }
 
+static npt_status add_to_file(plan *p, planned *t, npt_st_writer *writer)
+{
+    if (p->options->quantize && t->is_linear)
+        return npt_random_nf4_add(&t->stored, &p->maker, &t->values, t->name, t->shape, writer);
+    return npt_st_writer_add(writer, t->name, t->values.dtype, t->rank, t->shape, NULL, produce, t);
+}
+
 static npt_status write_weights(plan *p, const char *directory)
 {
     npt_st_writer *writer = NULL;
     char *path = npt_path_join(directory, "model.safetensors");
     if (path == NULL) return NPT_E_NOMEM;
     npt_status status = npt_st_writer_create(&writer, path);
-    for (size_t i = 0; status == NPT_OK && i < p->count; i++) {
-        planned *t = &p->tensors[i];
-        status = npt_st_writer_add(writer, t->name, t->values.dtype, t->rank, t->shape, NULL,
-                                   produce, t);
-    }
+    for (size_t i = 0; status == NPT_OK && i < p->count; i++)
+        status = add_to_file(p, &p->tensors[i], writer);
     if (status == NPT_OK) status = npt_st_writer_commit(writer);
     npt_st_writer_destroy(writer);
     npt_free(path);
@@ -192,6 +203,16 @@ static const struct family_words {
 static const char *dtype_word(npt_dtype dtype)
 {
     return dtype == NPT_F16 ? "float16" : dtype == NPT_BF16 ? "bfloat16" : "float32";
+}
+
+/* As transformers writes it for a model saved in 4 bits. */
+static int set_quantization(json_t *root, npt_dtype dtype)
+{
+    json_t *record = json_pack(
+        "{s:s, s:b, s:b, s:s, s:b, s:s, s:s}", "quant_method", "bitsandbytes", "load_in_4bit", 1,
+        "load_in_8bit", 0, "bnb_4bit_quant_type", "nf4", "bnb_4bit_use_double_quant", 1,
+        "bnb_4bit_compute_dtype", dtype_word(dtype), "bnb_4bit_quant_storage", "uint8");
+    return json_object_set_new(root, "quantization_config", record);
 }
 
 /* Keys that only some families have. */
@@ -227,6 +248,7 @@ static npt_status write_config(const plan *p, const char *directory)
     npt_status status = NPT_E_NOMEM;
     if (path == NULL) goto out;
     if (root == NULL || set_family_keys(root, p->family) != 0 ||
+        (o->quantize && set_quantization(root, o->dtype) != 0) ||
         json_object_set_new(root, "bos_token_id",
                             named ? json_integer(NPT_BYTE_TOKENIZER_BOS) : json_null()) != 0 ||
         json_object_set_new(root, "eos_token_id",

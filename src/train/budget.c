@@ -9,7 +9,6 @@
 
 #include "base/log.h"
 #include "model/tensors.h"
-#include "train/describe.h"
 #include "train/trainer.h"
 
 /* The table is a sum over what is allocated in one place each: arenas by their tags, scratch by
@@ -55,19 +54,37 @@ static widths widths_of(const npt_policy *policy, const npt_config *c, const npt
     return w;
 }
 
-/* With the teacher's block first: attention, MLP; then the student's, with or without an attention
- * of its own. */
-static double forward_bytes(const widths *w, bool through)
+/* A block of the teacher leaves its attention's output and h. */
+static double teacher_left(const widths *w)
 {
-    const double attention =
-        w->act * (w->d + w->q + 2 * w->kv) +
-        larger(w->normed, w->qk_norm + w->act * w->q + 4 * w->heads + w->operand * w->q);
-    const double teacher = w->act * (3 * w->d + 2 * w->f) +
-                           larger(w->normed, w->act * (w->f + w->d) + w->operand * w->f);
-    const double student = w->act * (3 * w->d + 2 * w->f) + w->adapter +
-                           (through ? w->act * w->d + w->state : 0) +
-                           larger(w->normed, w->act * (2 * w->f + w->d) + w->operand * w->f);
-    return larger(larger(attention, teacher), student);
+    return w->act * 2 * w->d;
+}
+
+/* One of the student leaves what backward reads, and h; where it does not share the teacher's
+ * attention, that, too. Without an adapter it keeps x + attention instead of the adapter's. */
+static double student_left(const widths *w, bool own_attention, bool adapted)
+{
+    return w->act * (w->d + 2 * w->f) + (adapted ? w->adapter : w->act * w->d) +
+           (own_attention ? w->act * w->d + w->state : 0);
+}
+
+/* What a forward holds beside what it leaves. */
+static double attention_meanwhile(const widths *w)
+{
+    return w->act * (w->q + 2 * w->kv) +
+           larger(w->normed, w->qk_norm + w->act * w->q + 4 * w->heads + w->operand * w->q);
+}
+
+static double teacher_meanwhile(const widths *w)
+{
+    return larger(attention_meanwhile(w) - w->act * w->d,
+                  w->act * (w->d + 2 * w->f) +
+                      larger(w->normed, w->act * (w->f + w->d) + w->operand * w->f));
+}
+
+static double student_meanwhile(const widths *w)
+{
+    return larger(w->normed, w->act * (2 * w->f + w->d) + w->operand * w->f);
 }
 
 /* What an adapter's backward holds until the block's ends. */
@@ -78,29 +95,69 @@ static double adapter_backward_bytes(const widths *w, bool through)
     return terms + (through ? w->d * w->own + (w->own == w->act ? 0 : w->d * w->act) : 0);
 }
 
-/* Layer by layer, right after forward; else from the block made again, down to its input. */
-static double backward_bytes(const widths *w, bool through)
+/* Beside what forward left, the gradient of h included. */
+static double backward_meanwhile(const widths *w, bool through)
 {
     const double sum = w->act < 4 ? 4 * w->d : 0; /* of several products, in F32 */
-    const double made = w->act * (3 * w->d + 2 * w->f) + w->adapter + (through ? w->state : 0);
     const double swiglu = larger(w->act * w->f + w->operand * w->d, w->act * 2 * w->f);
     const double mlp = w->act * w->d + sum + 2 * w->operand * w->f;
     const double qkv =
         w->act * (w->q + 2 * w->kv + w->d) + w->qk_norm + sum + w->operand * (w->q + 2 * w->kv);
     const double attention = w->act * (w->d + w->q) + larger(w->operand * w->d, qkv);
-    return made + w->act * (w->d + (through ? 2 : 1) * w->f) +
+    return w->act * (w->d + (through ? 2 : 1) * w->f) +
            larger(swiglu,
                   adapter_backward_bytes(w, through) + (through ? larger(mlp, attention) : 0));
 }
 
-/* Follows pass.c through block.c and adapter_lowrank.c; the tests hold it against the arenas. */
+/* Bytes of `token` a token, and what does not depend on tokens: an adapter as operands, as often
+ * as `forwards` and one backward make them. */
+static uint64_t for_tokens(const widths *w, double token, int64_t tokens, int forwards,
+                           bool through)
+{
+    const double size = w->r * w->d + w->terms * w->f * w->r;
+    const double copies =
+        w->operand * (forwards * size + w->terms * w->f * w->r + (through ? w->r * w->d : 0));
+    return (uint64_t)(token * (double)tokens + copies) + MIB / 4;
+}
+
 uint64_t npt_budget_block(const npt_policy *policy, const npt_config *config,
                           const npt_adapters *adapters, int64_t tokens, bool through)
 {
     const widths w = widths_of(policy, config, adapters);
-    const double token = larger(forward_bytes(&w, through), backward_bytes(&w, through));
-    const double weights = w.operand * w.r * ((through ? 2 : 1) * w.d + 2 * w.terms * w.f);
-    return (uint64_t)(token * (double)tokens + weights) + MIB / 4;
+    const double teacher = teacher_left(&w), student = student_left(&w, through, true);
+    const double forward = teacher + larger(teacher_meanwhile(&w), student + student_meanwhile(&w));
+    /* layer by layer, backward follows at once; else the student's block is made again */
+    const double backward = (through ? 0 : teacher) + student + backward_meanwhile(&w, through);
+    return for_tokens(&w, larger(forward, backward), tokens, 1, through);
+}
+
+/* One segment from the lowest adapter to the last block: all that forward leaves, and the most
+ * that something holds besides. */
+static uint64_t whole_segment(const widths *w, const npt_adapters *adapters, int64_t tokens)
+{
+    double left = 0, last = 0;
+    int adapted = 0, differing = 0;
+    for (int layer = 0; layer < adapters->layers; layer++) {
+        left += teacher_left(w);
+        adapted += adapters->active[layer];
+        if (adapted == 0) continue;
+        last = student_left(w, differing > 0, adapters->active[layer]);
+        left += last;
+        differing++;
+    }
+    const bool through = differing > 1;
+    const double forward = larger(teacher_meanwhile(w) - last, student_meanwhile(w));
+    const double token = w->act * w->d + left + larger(forward, backward_meanwhile(w, through));
+    return for_tokens(w, token, tokens, adapted, through);
+}
+
+uint64_t npt_budget_activations(const npt_policy *policy, const npt_config *config,
+                                const npt_adapters *adapters, npt_distill distill, int64_t tokens)
+{
+    const widths w = widths_of(policy, config, adapters);
+    if (distill != NPT_DISTILL_LAYERWISE) return whole_segment(&w, adapters, tokens);
+    return npt_budget_block(policy, config, adapters, tokens, false) +
+           (uint64_t)(w.act * w.d) * (uint64_t)tokens; /* and what the block reads */
 }
 
 /* ---- Scratch ---- */
@@ -278,8 +335,8 @@ static npt_budget whole_way(const npt_budget *common, const npt_trainer *t,
     const npt_config *c = &t->setup.model->config;
     b.mapped = needs->all + embedding_bytes(t->setup.model, true);
     b.copies = needs->copies * (uint64_t)c->layers;
-    b.activations =
-        (uint64_t)npt_describe_activations(&t->options, &t->setup.policy, c, &t->adapters);
+    b.activations = npt_budget_activations(&t->setup.policy, c, &t->adapters, t->options.distill,
+                                           t->options.batch_size * t->options.data.max_length);
     add_up(&b);
     return b;
 }

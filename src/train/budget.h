@@ -41,5 +41,9 @@ int npt_budget_back_to(const struct npt_trainer *trainer);
  * through it, else it is a layerwise run's. */
 uint64_t npt_budget_block(const npt_policy *policy, const npt_config *config,
                           const npt_adapters *adapters, int64_t tokens, bool through);
+/* Of a micro-batch of a run that is not streamed; mixed: what a step without teacher forcing
+ * takes. */
+uint64_t npt_budget_activations(const npt_policy *policy, const npt_config *config,
+                                const npt_adapters *adapters, npt_distill distill, int64_t tokens);
 
 #endif

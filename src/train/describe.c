@@ -9,7 +9,6 @@
 
 #include "base/log.h"
 #include "model/block.h"
-#include "train/budget.h"
 #include "train/calibration.h"
 
 static const char *const distill_names[] = {"end-to-end", "layerwise", "mixed"};
@@ -165,22 +164,4 @@ void npt_describe_log(const npt_setup *setup, const npt_adapters *adapters,
             " weights; cast digest %016" PRIx64,
             adapters->rank, adapters->kind->name, layers, adapters->layers,
             npt_adapters_size(adapters), npt_sites_digest(distiller->student_sites));
-}
-
-double npt_describe_activations(const npt_train_options *o, const npt_policy *policy,
-                                const npt_config *c, const npt_adapters *adapters)
-{
-    const int64_t tokens = o->batch_size * o->data.max_length;
-    double act = (double)npt_dtype_bytes(policy->dtype[NPT_ROLE_ACT]);
-    double adapter = (double)npt_dtype_bytes(policy->dtype[NPT_ROLE_ADAPTER]);
-    double q_width = (double)(c->heads * c->head_dim),
-           kv_width = (double)(c->kv_heads * c->head_dim);
-    int terms = o->modulation == NPT_MODULATION_BOTH ? 2 : 1;
-    double layer =
-        act * (6 * (double)c->hidden + 2 * q_width + 2 * kv_width + 2 * (double)c->inter) +
-        adapter * (terms * (double)c->inter + o->adapter_rank) + 4 * (double)c->heads;
-    if (o->distill == NPT_DISTILL_LAYERWISE) /* one block, and what it reads */
-        return (double)npt_budget_block(policy, c, adapters, tokens, false) +
-               act * (double)c->hidden * (double)tokens;
-    return layer * (double)c->layers * (double)tokens;
 }

@@ -22,9 +22,5 @@ json_t *npt_describe_run(const npt_train_options *options, const npt_setup *setu
 /* Policy, adapters, digest: a line each. */
 void npt_describe_log(const npt_setup *setup, const npt_adapters *adapters,
                       const npt_distiller *distiller);
-/* Bytes of activations that backward keeps, all layers, of one micro-batch: an upper bound where
- * rows are shorter than --max_length. */
-double npt_describe_activations(const npt_train_options *options, const npt_policy *policy,
-                                const npt_config *config, const npt_adapters *adapters);
 
 #endif

@@ -46,6 +46,9 @@ for flags in --use_bf16 --use_quantization '--mixed_precision fp16' '--layers 0,
     run doctor plan $flags
     fits "with $flags, too"
 done
+run doctor plan --use_fp16 --memory_limit 1GB
+says 'memory is counted without a limit, which is said' out 'without --memory_limit'
+
 run doctor plan --use_quantization --mixed_precision fp16
 ends 'something to know: exit code 1' 1
 says 'which is told' out '^WARN .*--mixed_precision is switched off'

@@ -36,6 +36,8 @@ narrow() { ! grep -qE '.{101}' "$work/out"; }
     is_true 'every site with --all' test "$(grep -c '^  .* F16 ' "$work/out")" -gt 200
     run doctor probe $short --use_fp16 --top 3
     is_true 'three with --top 3' test "$(grep -c '^  .* F16 ' "$work/out")" -eq 3
+    run doctor probe $short --use_fp16 --memory_limit 1GB
+    says 'a limit is not kept, and that is said' err 'memory_limit is not kept'
     run doctor probe $short --recipe pretrain-safe --learning_rate 5e-5
     passes 'the other recipe'
 

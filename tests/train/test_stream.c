@@ -411,6 +411,39 @@ static void activations_are_what_the_budget_says(void **state)
     temp_dir_remove(directory);
 }
 
+/* Without a limit everything that backward reads is kept at once: all layers, some of them, one. */
+static void activations_are_counted_where_nothing_is_streamed(void **state)
+{
+    static const char *const layers[] = {"all", "2-4", "5"};
+    (void)state;
+    char *directory = temp_dir(), *model = make_model(directory, 256, 1024, 6),
+         *rows = make_rows(directory, 8, 64);
+    for (size_t i = 0; i < NPT_COUNT(precisions) * 2 * NPT_COUNT(layers); i++) {
+        npt_trainer t = {.options = options_for(model, rows, NULL)};
+        npt_train_report report = {0};
+        npt_step_result r;
+        t.report = &report;
+        t.options.dry_run = true;
+        t.options.precision = precisions[i % NPT_COUNT(precisions)];
+        t.options.distill =
+            i / NPT_COUNT(precisions) % 2 == 0 ? NPT_DISTILL_LAYERWISE : NPT_DISTILL_END_TO_END;
+        t.options.layers = layers[i / (2 * NPT_COUNT(precisions))];
+        if (npt_trainer_open(&t) != NPT_OK || npt_budget_make(&t.budget, &t) != NPT_OK ||
+            npt_trainer_open_data(&t) != NPT_OK || npt_trainer_load(&t, false) != NPT_OK ||
+            npt_trainer_step(&t, &r) != NPT_OK)
+            fail_msg("case %zu: %s", i, npt_error_message());
+        const double kept = (double)npt_arena_peak_bytes(t.distiller.step),
+                     said = (double)t.budget.activations;
+        if (t.budget.streamed || kept > said || 1.05 * kept + (1 << 18) < said)
+            fail_msg("case %zu, layers %s: %.0f bytes, the budget said %.0f", i, t.options.layers,
+                     kept, said);
+        npt_trainer_close(&t);
+    }
+    npt_free(rows);
+    npt_free(model);
+    temp_dir_remove(directory);
+}
+
 /* One step of a streamed run, from headers to update. */
 static npt_status stream_a_step(const npt_train_options *o)
 {
@@ -561,6 +594,8 @@ int main(int argc, char **argv)
                  blocks_are_as_loaded),
         NPT_CASE("activations are what the budget says, to a twentieth",
                  activations_are_what_the_budget_says),
+        NPT_CASE("activations are counted where nothing is streamed",
+                 activations_are_counted_where_nothing_is_streamed),
         NPT_CASE("any request for memory may fail", memory_may_be_short),
         NPT_CASE("a model larger than the limit is trained below it",
                  a_larger_model_stays_below_the_limit),

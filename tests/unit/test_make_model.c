@@ -104,11 +104,11 @@ static void every_family_and_dtype_can_be_opened(void **state)
     temp_dir_remove(top);
 }
 
-/* Opens and loads a model as `use_fp16` says. */
-static void load(const char *path, bool use_fp16, npt_model **model, npt_exec **exec)
+/* Opens and loads a model. */
+static void load_as(const char *path, npt_policy_request request, npt_model **model,
+                    npt_exec **exec)
 {
     npt_policy policy;
-    npt_policy_request request = {.use_fp16 = use_fp16};
     npt_site_block blocks[3] = {{0}};
     assert_int_equal(npt_policy_decide(&request, &policy), NPT_OK);
     npt_sites *sites = npt_sites_create(&policy, 3, blocks);
@@ -119,6 +119,11 @@ static void load(const char *path, bool use_fp16, npt_model **model, npt_exec **
         npt_sites_check(sites) != NPT_OK)
         fail_msg("%s", npt_error_message());
     npt_sites_destroy(sites);
+}
+
+static void load(const char *path, bool use_fp16, npt_model **model, npt_exec **exec)
+{
+    load_as(path, (npt_policy_request){.use_fp16 = use_fp16}, model, exec);
 }
 
 static void every_weight_can_be_loaded(void **state)
@@ -139,6 +144,53 @@ static void every_weight_can_be_loaded(void **state)
     npt_model_close(model);
     npt_exec_destroy(exec);
     npt_free(path);
+    temp_dir_remove(top);
+}
+
+static void expect_same_linear(const npt_weight *x, const npt_weight *y)
+{
+    const size_t count = (size_t)(x->rows * x->cols);
+    assert_int_equal(x->dtype, NPT_NF4);
+    assert_int_equal(y->dtype, NPT_NF4);
+    assert_memory_equal(x->data, y->data, (count + 1) / 2);
+    assert_memory_equal(x->absmax, y->absmax, (count + 63) / 64 * sizeof(float));
+    assert_memory_equal(x->levels, y->levels, 16 * sizeof(float));
+}
+
+/* What quantizing on load makes of the same values was itself compared with bitsandbytes. */
+static void what_is_stored_in_4_bits_is_what_loading_would_quantize(void **state)
+{
+    static const npt_dtype dtypes[] = {NPT_F32, NPT_F16, NPT_BF16};
+    (void)state;
+    char *top = temp_dir();
+    for (size_t d = 0; d < NPT_COUNT(dtypes); d++) {
+        npt_model *plain, *stored;
+        npt_exec *execs[2];
+        char *paths[2] = {npt_format("%s/plain%zu", top, d), npt_format("%s/stored%zu", top, d)};
+        npt_make_model_options o = small(paths[0]);
+        o.family = "qwen2";
+        o.dtype = dtypes[d];
+        make(&o);
+        o.path = paths[1];
+        o.quantize = true;
+        make(&o);
+        load_as(paths[0], (npt_policy_request){.use_quantization = true}, &plain, &execs[0]);
+        load_as(paths[1], (npt_policy_request){.base_is_quantized = true}, &stored, &execs[1]);
+        assert_true(stored->config.quantized);
+        for (int layer = 0; layer < 3; layer++) {
+            const npt_block_weights *x = &plain->blocks[layer], *y = &stored->blocks[layer];
+            const npt_weight *xs[] = {&x->q, &x->k, &x->v, &x->o, &x->gate, &x->up, &x->down};
+            const npt_weight *ys[] = {&y->q, &y->k, &y->v, &y->o, &y->gate, &y->up, &y->down};
+            for (int i = 0; i < 7; i++) expect_same_linear(xs[i], ys[i]);
+            assert_memory_equal(x->q.bias, y->q.bias, 48 * sizeof(float));
+        }
+        npt_model_close(plain);
+        npt_model_close(stored);
+        for (int i = 0; i < 2; i++) {
+            npt_exec_destroy(execs[i]);
+            npt_free(paths[i]);
+        }
+    }
     temp_dir_remove(top);
 }
 
@@ -410,6 +462,8 @@ int main(void)
     const npt_case cases[] = {
         NPT_CASE("every family can be opened in every dtype", every_family_and_dtype_can_be_opened),
         NPT_CASE("every weight can be loaded", every_weight_can_be_loaded),
+        NPT_CASE("what is stored in 4 bits is what loading would quantize",
+                 what_is_stored_in_4_bits_is_what_loading_would_quantize),
         NPT_CASE("values are what the definition says", values_are_what_the_definition_says),
         NPT_CASE("values have the deviation asked for", values_have_the_deviation_asked_for),
         NPT_CASE("values do not depend on how a range is cut",
