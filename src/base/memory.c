@@ -22,9 +22,9 @@
  * round then gets by with one chunk, and lengths that vary from step to step do not pile up.
  * Invariant: chunks behind the current one are empty. */
 
-enum { ALIGNMENT = 64 };
+enum { ALIGNMENT = 64, PAGE = 4096 };
 #define CHUNK_BYTES ((size_t)1 << 20)
-#define HUGE_PAGE   ((size_t)2 << 20)
+#define HUGE_PAGE   ((size_t)NPT_HUGE_PAGE)
 
 /* Under AddressSanitizer whatever is not handed out is poisoned, with a gap after each block, so
  * that a write past a block is seen although the chunk goes on. */
@@ -179,7 +179,19 @@ npt_arena *npt_arena_create(const char *name)
     return arena;
 }
 
-/* Large chunks are aligned to huge pages and ask for them: matmuls walk them with long strides. */
+void npt_memory_walk(const void *start, size_t bytes)
+{
+#ifdef MADV_HUGEPAGE
+    const uintptr_t first = ((uintptr_t)start + PAGE - 1) / PAGE * PAGE,
+                    end = ((uintptr_t)start + bytes) / PAGE * PAGE;
+    if (end > first && end - first >= HUGE_PAGE)
+        (void)madvise((void *)first, end - first, MADV_HUGEPAGE);
+#else
+    (void)start, (void)bytes;
+#endif
+}
+
+/* Large chunks are aligned to huge pages. */
 static npt_status chunk_init(npt_chunk *chunk, size_t bytes)
 {
     size_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : ALIGNMENT;
@@ -189,9 +201,7 @@ static npt_status chunk_init(npt_chunk *chunk, size_t bytes)
         out_of_memory(size);
         return NPT_E_NOMEM;
     }
-#ifdef MADV_HUGEPAGE
-    if (align == HUGE_PAGE) madvise(chunk->data, size, MADV_HUGEPAGE); /* a hint: may be refused */
-#endif
+    npt_memory_walk(chunk->data, size);
     chunk->size = size;
     chunk->used = 0;
     HIDE(chunk->data, size);

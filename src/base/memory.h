@@ -20,6 +20,11 @@ char *npt_strndup(const char *text, size_t length);
 char *npt_format(const char *format, ...) NPT_PRINTF(1, 2);
 void npt_free(void *block);
 
+/* Asks for huge pages where there is room for one: walking a matrix down its columns touches a page
+ * a row. Memory of any kind, mapped files too; a hint, which a system may ignore. */
+void npt_memory_walk(const void *start, size_t bytes);
+enum { NPT_HUGE_PAGE = 2 << 20 };
+
 /* Bytes this process may still take: what the kernel calls available, or less where a control group
  * allows less. 0: not known. */
 uint64_t npt_memory_available(void);
@@ -56,7 +61,9 @@ void npt_arena_expect(npt_arena *arena, size_t bytes);
 /* Forgets every block; keeps the chunks for reuse. */
 void npt_arena_reset(npt_arena *arena);
 /* A point to come back to: blocks handed out after `mark` are forgotten by npt_arena_rewind(). */
-typedef struct npt_arena_mark { size_t chunk, used; } npt_arena_mark;
+typedef struct npt_arena_mark {
+    size_t chunk, used;
+} npt_arena_mark;
 npt_arena_mark npt_arena_get_mark(const npt_arena *arena);
 void npt_arena_rewind(npt_arena *arena, npt_arena_mark mark);
 /* Largest number of bytes ever handed out at once, in all and per tag. */

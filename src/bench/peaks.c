@@ -76,14 +76,19 @@ typedef struct read_job {
     uint64_t sums[READ_SLICES];
 } read_job;
 
+/* Some places at a time, a little of each: one alone does not keep the memory busy. */
 static void read_task(void *context, int64_t index, int worker)
 {
+    enum { PLACES = 4, SOME = 128 /* words */ };
     read_job *job = context;
+    const size_t part = job->words / PLACES;
     const uint64_t *from = job->data + (size_t)index * job->words;
     uint64_t sums[8] = {0};
     (void)worker;
-    for (size_t i = 0; i + 8 <= job->words; i += 8)
-        for (size_t k = 0; k < 8; k++) sums[k] += from[i + k];
+    for (size_t i = 0; i + SOME <= part; i += SOME)
+        for (size_t p = 0; p < PLACES; p++)
+            for (size_t j = 0; j < SOME; j += 8)
+                for (size_t k = 0; k < 8; k++) sums[k] += from[p * part + i + j + k];
     for (size_t k = 1; k < 8; k++) sums[0] += sums[k];
     job->sums[index] = sums[0];
 }
@@ -95,6 +100,7 @@ static npt_status measure_read(npt_exec *exec, const npt_bench_request *request,
     int count = 0;
     uint64_t *data = npt_alloc(request->pool_bytes / sizeof *data, sizeof *data);
     if (data == NULL) return NPT_E_NOMEM;
+    npt_memory_walk(data, request->pool_bytes);
     memset(data, 1, request->pool_bytes); /* pages of zeros may all be one */
     read_job job = {.data = data, .words = request->pool_bytes / sizeof *data / READ_SLICES};
     npt_threads_run(pool, read_task, &job, READ_SLICES);

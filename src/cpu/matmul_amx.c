@@ -75,6 +75,7 @@ static void end(void)
         if (wide) _tile_dpbf16ps(1, 4, 7);                                                         \
         if (tall) _tile_dpbf16ps(2, 5, 6);                                                         \
         if (tall && wide) _tile_dpbf16ps(3, 5, 7);                                                 \
+        meanwhile(&aside, adds);                                                                   \
     } while (0)
 /* Tile i with memory at `sums`. */
 #define EACH_SUM(DO)                                                                               \
@@ -85,20 +86,23 @@ static void end(void)
         if (tall && wide) DO(3, sums + 16 * vectors * 16 + 16, sum_bytes);                         \
     } while (0)
 
-/* What step s of a tile does besides: its share of the lines to ask for, and of the packing, whose
- * instructions run while the tiles multiply. */
-INLINE void ask(const npt_native_tile *work, int64_t s, int64_t steps)
+INLINE void add_late(npt_native_aside *a)
 {
-    for (int64_t i = work->line_count * s / steps; i < work->line_count * (s + 1) / steps; i++)
-        __builtin_prefetch(work->lines[i], 0, 2);
+    const __m512 sum = _mm512_loadu_ps(a->late_sums);
+    _mm512_storeu_ps(a->late_sums, _mm512_add_ps(sum, _mm512_load_ps(a->late)));
+    a->late_sums += LANES;
+    a->late += LANES;
 }
 
-INLINE void pack_ahead(const npt_native_tile *work, int64_t s, int64_t steps)
+/* A slot. In larger lumps the tiles would run dry behind it. */
+INLINE void meanwhile(npt_native_aside *a, const int adds)
 {
-    const int64_t units = work->next_to - work->next_from;
-    const int64_t from = work->next_from + units * s / steps;
-    const int64_t to = work->next_from + units * (s + 1) / steps;
-    if (from < to) work->pack(work->next, from, to);
+    const int64_t unit = a->unit;
+    for (int i = 0; i < adds && a->late < a->late_end; i++) add_late(a);
+    for (int64_t i = a->slot_lines; i > 0 && a->line < a->line_end; i--)
+        __builtin_prefetch(*a->line++, 0, 2);
+    for (a->due += a->units; a->due >= a->slots; a->due -= a->slots) a->unit++;
+    if (unit < a->unit) a->pack(a->next, unit, a->unit);
 }
 
 /* `tall`: 32 rows, else 16; `wide`: two vectors, else one. */
@@ -112,8 +116,9 @@ INLINE void tile_of(const int r_pieces, const int l_pieces, const bool tall, con
     const int64_t row_step = work->in_place ? STEP : r_pieces * row_piece;
     const int64_t steps = work->depth / STEP;
     const uint16_t *row = work->row, *lane = work->lane;
-    float part[32 * 32] __attribute__((aligned(64)));
     float *sums = work->sums;
+    const int adds = restart ? 4 : 0; /* 64 are to be made in at least 3 × 4 slots */
+    npt_native_aside aside = *work->aside;
     if (work->add && !restart) {
         EACH_SUM(_tile_loadd);
     } else {
@@ -123,7 +128,6 @@ INLINE void tile_of(const int r_pieces, const int l_pieces, const bool tall, con
         _tile_zero(3);
     }
     for (int64_t s = 0; s < steps; s++) {
-        ask(work, s, steps);
         /* an order in which each product shares an operand with the one before */
         if (r_pieces > 2) {
             LOAD_ROWS(2);
@@ -150,16 +154,20 @@ INLINE void tile_of(const int r_pieces, const int l_pieces, const bool tall, con
         }
         if (l_pieces > 1 || r_pieces == 1) LOAD_LANES(0);
         MULTIPLY();
-        pack_ahead(work, s, steps);
         row += row_step;
         lane += l_pieces * vectors * TILE_HALVES;
     }
-    if (work->add && restart) sums = part;
+    while (aside.late < aside.late_end) add_late(&aside);
+    if (work->add && restart) {
+        sums = aside.place[0];
+        aside.place[0] = aside.place[1];
+        aside.place[1] = sums;
+        aside.late_sums = work->sums;
+        aside.late = sums;
+        aside.late_end = sums + rows * vectors * LANES;
+    }
     EACH_SUM(_tile_stored);
-    if (work->add && restart)
-        for (int i = 0; i < rows * vectors * LANES; i += LANES)
-            _mm512_storeu_ps(work->sums + i, _mm512_add_ps(_mm512_loadu_ps(work->sums + i),
-                                                           _mm512_load_ps(part + i)));
+    *work->aside = aside;
 }
 
 INLINE void tile_for(const int r_pieces, const int l_pieces, const npt_native_tile *work)

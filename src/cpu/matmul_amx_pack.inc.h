@@ -160,7 +160,8 @@ INLINE void pairs_across(const int dtype, const npt_native_operand *src, const i
 
 /* ---- Rows ----------------------------------------------------------------------------------- */
 
-/* [32 k][piece][16 rows][16 rows of these][32 k]: `height` rows in all. */
+/* [32 k][piece][16 rows][16 rows of these][32 k]: `height` rows in all. `index` begins a block of
+ * NF4. */
 INLINE void pack_row(const int dtype, const npt_native_operand *src, int64_t index, int64_t depth,
                      uint16_t *dst, int64_t height)
 {
@@ -179,19 +180,24 @@ INLINE void pack_row(const int dtype, const npt_native_operand *src, int64_t ind
     }
 }
 
+/* Units: the first UNIT_DEPTH k of every row, then the next. */
 INLINE void pack_rows_of(const int dtype, const npt_native_packing *packing, int64_t from,
                          int64_t to)
 {
+    enum { SOME = NPT_NATIVE_UNIT_DEPTH };
     const npt_native_operand *src = packing->src;
     const int64_t height = packing->count;
-    for (int64_t r = from; r < to; r++) {
+    const int shift = height == 32 ? 5 : 4;
+    for (int64_t unit = from; unit < to; unit++) {
+        const int64_t r = unit & (height - 1), k0 = (unit >> shift) * SOME;
         const int64_t row = packing->first + r;
-        uint16_t *dst = (uint16_t *)packing->dst + r * STEP;
+        const int64_t left = packing->depth - k0, depth = left < SOME ? left : SOME;
+        uint16_t *dst = (uint16_t *)packing->dst + k0 * pieces_of(dtype) * height + r * STEP;
         if (row < src->count) {
-            pack_row(dtype, src, row * src->depth + packing->k0, packing->depth, dst, height);
+            pack_row(dtype, src, row * src->depth + packing->k0 + k0, depth, dst, height);
             continue;
         }
-        for (int64_t k = 0; k < packing->depth; k += STEP)
+        for (int64_t k = 0; k < depth; k += STEP)
             for (int p = 0; p < pieces_of(dtype); p++, dst += height * STEP)
                 _mm512_storeu_si512(dst, _mm512_setzero_si512());
     }
@@ -337,11 +343,12 @@ INLINE void pack_two_rows(const int dtype, const npt_native_packing *packing, in
 INLINE void pack_woven_of(const int dtype, const npt_native_packing *packing, int64_t from,
                           int64_t to)
 {
-    enum { SOME = NPT_NATIVE_UNIT_LANES };
-    const int64_t groups = (packing->count + SOME - 1) / SOME;
+    const int64_t some = npt_native_unit_lanes(packing->src->dtype);
+    const int64_t groups = (packing->count + some - 1) / some;
     for (int64_t unit = from; unit < to; unit++) {
-        const int64_t lane = unit % groups * SOME, left = packing->count - lane;
-        pack_two_rows(dtype, packing, unit / groups * 2, lane, lane + (left < SOME ? left : SOME));
+        const uint32_t pair = (uint32_t)unit / (uint32_t)groups; /* quicker than in 64 bits */
+        const int64_t lane = (unit - pair * groups) * some, left = packing->count - lane;
+        pack_two_rows(dtype, packing, pair * 2, lane, lane + (left < some ? left : some));
     }
 }
 

@@ -16,9 +16,10 @@
 enum {
     CHUNK_LANES = NPT_NATIVE_CHUNK, /* most streamed vectors of a task, as lanes */
     CHUNK_PANELS = 8,               /* the same as rows: panels */
-    TASKS_WANTED = 16,              /* smaller chunks where there would be fewer tasks */
-    MAX_AHEAD = 4096,               /* lines asked for before they are packed */
-    SMALL_DEPTH = 64                /* below, turning C costs more than turning an operand */
+    WORKER_TASKS = 4,               /* of a worker: smaller chunks where there would be fewer */
+    LINE = 64,
+    MAX_AHEAD = 4096, /* lines asked for before they are packed */
+    SMALL_DEPTH = 64  /* below, turning C costs more than turning an operand */
 };
 
 static int64_t parts(int64_t total, int64_t size)
@@ -50,11 +51,11 @@ static int64_t clamp(int64_t value, int64_t low, int64_t high)
     return value < low ? low : value > high ? high : value;
 }
 
-static void shape_chunks(npt_native_shape *shape)
+static void shape_chunks(npt_native_shape *shape, int workers)
 {
     const int wide = 2 * shape->ops.lanes;
     const bool stream_lanes = shape->stream_w == shape->lanes_w;
-    const int64_t share = parts(shape->streamed, TASKS_WANTED);
+    const int64_t share = parts(shape->streamed, WORKER_TASKS * workers);
     int64_t sums_rows, sums_lanes;
     shape->block = even_blocks(shape->resident, NPT_RESIDENT_MAX, wide);
     if (stream_lanes) {
@@ -75,11 +76,10 @@ static void shape_chunks(npt_native_shape *shape)
     shape->sums_floats = (size_t)(sums_rows * sums_lanes);
 }
 
-static npt_native_shape shape_of(const npt_matmul_desc *desc, const npt_native_ops *ops)
+static npt_native_shape shape_of(const npt_matmul_desc *desc, const npt_native_ops *ops,
+                                 int workers)
 {
-    npt_native_shape shape = {.ops = *ops,
-                              .depth_blocks = parts(desc->k, ops->depth),
-                              .padded_k = round_up(desc->k, ops->depth_unit)};
+    npt_native_shape shape = {.ops = *ops, .depth_blocks = parts(desc->k, ops->depth)};
     shape.stream_w = desc->n >= 128 || desc->n >= desc->m;
     shape.streamed = shape.stream_w ? desc->n : desc->m;
     shape.resident = shape.stream_w ? desc->m : desc->n;
@@ -87,35 +87,40 @@ static npt_native_shape shape_of(const npt_matmul_desc *desc, const npt_native_o
         shape.lanes_w = true;
     else
         shape.lanes_w = shape.stream_w ? !desc->trans_w : !desc->trans_a;
-    shape_chunks(&shape);
+    shape_chunks(&shape, workers);
     return shape;
 }
 
 /* ---- Blocked route -------------------------------------------------------------------------- */
 
-/* Where a panel of the resident matrix lies: rows, by number of panel; lanes, by first vector. */
+/* Where a panel of the resident matrix lies at one k block: rows, by number of panel; lanes, by
+ * first vector. All panels of a block lie together: a whole k of each apart they would be some
+ * multiple of the second-level cache's way and drive each other out. */
 static char *resident_rows(const npt_native_job *job, int64_t panel, int64_t k0)
 {
-    const npt_native_ops *ops = &job->shape.ops;
-    const int64_t blocks = panel * job->shape.depth_blocks + k0 / ops->depth;
-    return job->packed + blocks * job->shape.resident_rows * ops->depth * ops->row_bytes;
+    const npt_native_shape *shape = &job->shape;
+    const int64_t panels = k0 / shape->ops.depth * parts(job->count, shape->resident_rows) + panel;
+    return job->packed + panels * shape->resident_rows * shape->ops.depth * shape->ops.row_bytes;
 }
 
-static char *resident_lanes(const npt_native_job *job, int64_t first, int width, int64_t k0)
+static char *resident_lanes(const npt_native_job *job, int64_t first, int64_t k0)
 {
-    return job->packed + (first * job->shape.padded_k + k0 * width) * job->shape.ops.lane_bytes;
+    const npt_native_ops *ops = &job->shape.ops;
+    const int64_t depth = round_up(npt_min64(ops->depth, job->desc->k - k0), ops->depth_unit);
+    return job->packed + (k0 * round_up(job->count, ops->lanes) + first * depth) * ops->lane_bytes;
 }
 
 static int64_t units_of(const npt_native_ops *ops, const npt_native_packing *packing, bool as_rows)
 {
-    if (as_rows) return packing->count;
+    if (as_rows) return packing->count * parts(packing->depth, NPT_NATIVE_UNIT_DEPTH);
     return parts(round_up(packing->depth, ops->depth_unit), 2) *
-           parts(packing->count, NPT_NATIVE_UNIT_LANES);
+           parts(packing->count, npt_native_unit_lanes(packing->src->dtype));
 }
 
 static void pack_units(const npt_native_ops *ops, const npt_native_packing *packing, bool as_rows,
                        int64_t from, int64_t to)
 {
+    if (from == to) return;
     (as_rows ? ops->pack_rows : ops->pack_lanes)(packing, from, to);
 }
 
@@ -139,7 +144,7 @@ static void pack_resident_task(void *context, int64_t index, int worker)
                                             .depth = npt_min64(ops->depth, job->desc->k - k0),
                                             .block = ops->depth,
                                             .dst = as_rows ? resident_rows(job, index, k0)
-                                                           : resident_lanes(job, first, width, k0)};
+                                                           : resident_lanes(job, first, k0)};
         pack_units(ops, &packing, as_rows, 0, units_of(ops, &packing, as_rows));
     }
 }
@@ -171,7 +176,7 @@ static void store_area(const npt_native_job *job, const npt_native_area *area)
 /* What is packed next, as the lines of memory it will be read from. */
 typedef struct npt_native_ahead {
     const char *lines[MAX_AHEAD];
-    int64_t count, used;
+    int64_t count;
 } npt_native_ahead;
 
 static void list_lines(const npt_native_operand *src, int64_t first, int64_t width, int64_t k0,
@@ -185,7 +190,7 @@ static void list_lines(const npt_native_operand *src, int64_t first, int64_t wid
     const int64_t stride = src->k_inside ? src->depth : src->count;
     int64_t index = src->k_inside ? first * stride + k0 : k0 * stride + first;
     for (int64_t i = 0; i < outer; i++, index += stride)
-        for (int64_t byte = 0; byte < inner * bits / 8 && ahead->count < MAX_AHEAD; byte += 64)
+        for (int64_t byte = 0; byte < inner * bits / 8 && ahead->count < MAX_AHEAD; byte += LINE)
             ahead->lines[ahead->count++] = (const char *)src->data + index * bits / 8 + byte;
 }
 
@@ -197,13 +202,13 @@ static bool in_place(const npt_native_job *job, int64_t first, int64_t width, in
            depth % ops->depth_unit == 0;
 }
 
-/* A streamed panel, or a chunk of lane panels, at one k block; what its tiles do for later ones. */
+/* A streamed panel, or a chunk of lane panels, at one k block. */
 typedef struct npt_native_step {
     npt_native_packing packing;
     bool in_place;
-    int64_t units, packed;        /* of the packing: all, done */
-    struct npt_native_step *next; /* packed by the tiles of this one; NULL: none */
-    npt_native_ahead ahead;       /* lines of the one after it */
+    int64_t units;          /* of the packing */
+    npt_native_ahead ahead; /* lines of a later one */
+    npt_native_aside aside; /* what its tiles do for later ones */
 } npt_native_step;
 
 static bool stream_rows(const npt_native_job *job)
@@ -211,32 +216,22 @@ static bool stream_rows(const npt_native_job *job)
     return job->shape.stream_w != job->shape.lanes_w;
 }
 
-static void finish_packing(const npt_native_job *job, npt_native_step *step)
+/* Quotas for a step of so many tiles. */
+static void share_out(const npt_native_ops *ops, npt_native_step *step, int64_t tiles)
 {
-    if (step->packed < step->units)
-        pack_units(&job->shape.ops, &step->packing, stream_rows(job), step->packed, step->units);
-    step->packed = step->units;
+    npt_native_aside *a = &step->aside;
+    a->slots = tiles * parts(step->packing.depth, ops->depth_unit) * ops->products;
+    a->tile_lines = parts(a->line_end - a->line, tiles);
+    a->slot_lines = parts(a->line_end - a->line, a->slots);
+    a->units = a->unit_end;
+    a->due = 0;
 }
 
-/* Runs a tile; it asks for its share of the lines ahead and does its share of the next packing,
- * `left` tiles being still to come. */
-static void run_tile(const npt_native_job *job, npt_native_tile *tile, npt_native_step *step,
-                     int64_t left)
+static void run_tile(const npt_native_job *job, npt_native_tile *tile, npt_native_step *step)
 {
-    npt_native_ahead *ahead = &step->ahead;
-    npt_native_step *next = step->next;
     tile->depth = round_up(step->packing.depth, job->shape.ops.depth_unit);
     tile->add = step->packing.k0 > 0;
-    tile->lines = ahead->lines + ahead->used;
-    tile->line_count = npt_min64(parts(ahead->count - ahead->used, left), tile->depth);
-    ahead->used += tile->line_count;
-    if (next != NULL) {
-        tile->next = &next->packing;
-        tile->pack = stream_rows(job) ? job->shape.ops.pack_rows : job->shape.ops.pack_lanes;
-        tile->next_from = next->packed;
-        next->packed += parts(next->units - next->packed, left);
-        tile->next_to = next->packed;
-    }
+    tile->aside = &step->aside;
     job->shape.ops.tile(tile);
 }
 
@@ -246,6 +241,7 @@ static void multiply_rows(const npt_native_job *job, npt_native_step *step,
     const npt_native_ops *ops = &job->shape.ops;
     const npt_native_packing *packing = &step->packing;
     const int64_t panels = parts(job->count, 2 * ops->lanes);
+    share_out(ops, step, panels);
     for (int64_t p = 0; p < panels; p++) {
         const int64_t lane = p * 2 * ops->lanes;
         if (ops->checked && job->panels[p].unfit) continue;
@@ -257,11 +253,11 @@ static void multiply_rows(const npt_native_job *job, npt_native_step *step,
             .row = packing->dst,
             .in_place = step->in_place,
             .row_stride = packing->src->depth,
-            .lane = resident_lanes(job, lane, width, packing->k0),
+            .lane = resident_lanes(job, lane, packing->k0),
             .sums =
                 area->sums + lane * area->panel_rows + (packing->first - area->row_first) * width,
         };
-        run_tile(job, &tile, step, panels - p);
+        run_tile(job, &tile, step);
     }
 }
 
@@ -272,9 +268,9 @@ static void multiply_lanes(const npt_native_job *job, npt_native_step *step,
     const npt_native_packing *packing = &step->packing;
     const int rows = job->shape.resident_rows, wide = 2 * ops->lanes;
     const int64_t panels = parts(job->count, rows);
-    int64_t left = panels * parts(packing->count, wide);
+    share_out(ops, step, panels * parts(packing->count, wide));
     for (int64_t p = 0; p < panels; p++)
-        for (int64_t lane = 0; lane < packing->count; lane += wide, left--) {
+        for (int64_t lane = 0; lane < packing->count; lane += wide) {
             if (ops->checked && job->panels[p].unfit) continue;
             const int vectors = npt_panel_vectors(ops, lane, packing->count);
             npt_native_tile tile = {
@@ -284,7 +280,7 @@ static void multiply_lanes(const npt_native_job *job, npt_native_step *step,
                 .lane = (const char *)packing->dst + lane * ops->depth * ops->lane_bytes,
                 .sums = area->sums + lane * area->panel_rows + p * rows * vectors * ops->lanes,
             };
-            run_tile(job, &tile, step, left);
+            run_tile(job, &tile, step);
         }
 }
 
@@ -319,7 +315,6 @@ static void start_step(const npt_native_job *job, const npt_native_walk *walk, i
                                     .dst = walk->buffer[index % 2]};
     packing->depth = npt_min64(ops->depth, job->desc->k - packing->k0);
     step->in_place = stream_rows(job) && in_place(job, packing->first, walk->unit, packing->depth);
-    step->packed = 0;
     step->units = units_of(ops, packing, stream_rows(job));
     if (!step->in_place) return;
     step->units = 0;
@@ -327,27 +322,52 @@ static void start_step(const npt_native_job *job, const npt_native_walk *walk, i
                                                       (int64_t)npt_dtype_bytes(src->dtype);
 }
 
-/* Where tiles pack ahead, a step's panel is packed by the tiles of the one before, and the lines
- * asked for are those of the one after; else it is packed at its own start. */
+/* Where tiles pack ahead, those of step `index` pack the panel of the next, and ask for the lines
+ * of the one after that; else a panel is packed at its own start, and asked for one step before. */
+static void plan_aside(const npt_native_job *job, const npt_native_walk *walk, int64_t index,
+                       npt_native_step *step, const npt_native_step *next)
+{
+    const npt_native_ops *ops = &job->shape.ops;
+    const int64_t asked = index + (ops->packs_ahead ? 2 : 1);
+    npt_native_aside *aside = &step->aside;
+    step->ahead.count = 0;
+    if (asked < walk->steps)
+        list_lines(&job->stream, walk->first + asked % walk->panels * walk->unit, walk->unit,
+                   asked / walk->panels * ops->depth, ops->depth, &step->ahead);
+    aside->line = step->ahead.lines;
+    aside->line_end = step->ahead.lines + step->ahead.count;
+    aside->next = &next->packing;
+    aside->pack = stream_rows(job) ? ops->pack_rows : ops->pack_lanes;
+    aside->unit = 0;
+    aside->unit_end = ops->packs_ahead && index + 1 < walk->steps ? next->units : 0;
+}
+
+/* What the last tile made. */
+static void add_late(npt_native_aside *aside)
+{
+    while (aside->late < aside->late_end) *aside->late_sums++ += *aside->late++;
+}
+
 static void run_steps(const npt_native_job *job, const npt_native_walk *walk,
                       const npt_native_area *area)
 {
     const npt_native_ops *ops = &job->shape.ops;
-    const int distance = ops->packs_ahead ? 2 : 1;
+    const bool as_rows = stream_rows(job);
+    _Alignas(64) float places[2 * NPT_NATIVE_PLACE];
     npt_native_step steps[2];
+    steps[0].aside = (npt_native_aside){.place = {places, places + NPT_NATIVE_PLACE}};
     start_step(job, walk, 0, &steps[0]);
     for (int64_t i = 0; i < walk->steps; i++) {
         npt_native_step *step = &steps[i % 2], *next = &steps[(i + 1) % 2];
-        const int64_t asked = i + distance;
-        finish_packing(job, step);
-        step->ahead.count = step->ahead.used = 0;
-        if (asked < walk->steps)
-            list_lines(&job->stream, walk->first + asked % walk->panels * walk->unit, walk->unit,
-                       asked / walk->panels * ops->depth, ops->depth, &step->ahead);
+        npt_native_aside *aside = &step->aside;
+        if (i == 0 || !ops->packs_ahead) pack_units(ops, &step->packing, as_rows, 0, step->units);
         if (i + 1 < walk->steps) start_step(job, walk, i + 1, next);
-        step->next = ops->packs_ahead && i + 1 < walk->steps ? next : NULL;
-        (stream_rows(job) ? multiply_rows : multiply_lanes)(job, step, area);
+        plan_aside(job, walk, i, step, next);
+        (as_rows ? multiply_rows : multiply_lanes)(job, step, area);
+        pack_units(ops, &next->packing, as_rows, aside->unit, aside->unit_end);
+        next->aside = *aside;
     }
+    add_late(&steps[walk->steps % 2].aside);
 }
 
 static void chunk_task(void *context, int64_t index, int worker)
@@ -403,10 +423,10 @@ static int resident_bytes(const npt_native_shape *shape)
     return shape->stream_w == shape->lanes_w ? shape->ops.row_bytes : shape->ops.lane_bytes;
 }
 
-void npt_matmul_blocked_plan(const npt_matmul_desc *desc, const npt_native_ops *ops,
+void npt_matmul_blocked_plan(const npt_matmul_desc *desc, const npt_native_ops *ops, int workers,
                              size_t *worker_bytes, size_t *shared_bytes)
 {
-    const npt_native_shape shape = shape_of(desc, ops);
+    const npt_native_shape shape = shape_of(desc, ops, workers);
     const int64_t k = round_up(desc->k, ops->depth);
     const int64_t vectors = shape.block + 2 * NPT_NATIVE_MAX_LANES; /* panels may stick out */
     *worker_bytes = shape.sums_floats * sizeof(float) + shape.panel_bytes;
@@ -421,7 +441,7 @@ void npt_matmul_blocked_run(const npt_matmul_desc *desc, const npt_matmul_args *
     npt_native_job job = {.desc = desc, .args = args, .scratch = scratch};
     const npt_native_operand a = npt_native_operand_a(desc, args);
     const npt_native_operand w = npt_native_operand_w(desc, args);
-    job.shape = shape_of(desc, ops);
+    job.shape = shape_of(desc, ops, npt_threads_count(scratch->threads));
     const bool as_lanes = job.shape.stream_w == job.shape.lanes_w;
     const int64_t unit = as_lanes ? job.shape.resident_rows : 2 * ops->lanes;
     job.stream = job.shape.stream_w ? w : a;

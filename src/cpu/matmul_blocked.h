@@ -19,7 +19,6 @@ typedef struct npt_native_shape {
     int64_t chunk;                  /* streamed vectors of a task */
     int stream_rows, resident_rows; /* tile height where that matrix is the row operand */
     int64_t depth_blocks;
-    int64_t padded_k; /* up to a whole unit of the tiles */
     size_t sums_floats, panel_bytes;
 } npt_native_shape;
 

@@ -125,7 +125,8 @@ static npt_native_ops fma_form(npt_cpu_level level)
                             .depth = NPT_NATIVE_DEPTH,
                             .depth_unit = 1,
                             .row_bytes = sizeof(float),
-                            .lane_bytes = sizeof(float)};
+                            .lane_bytes = sizeof(float),
+                            .products = 1};
 }
 
 void npt_matmul_native_ops(const npt_cpu *cpu, npt_native_ops *ops)
@@ -152,11 +153,17 @@ static int pieces_of(npt_dtype dtype)
     return dtype == NPT_BF16 ? 1 : dtype == NPT_F16 ? 2 : 3;
 }
 
+/* Of pieces r and l with r + l ≤ 2, counted from 0; where there are two of each, all four. */
+static int products_of(const npt_matmul_desc *desc)
+{
+    static const int products[3][3] = {{1, 0, 3}, {0, 4, 5}, {3, 5, 6}};
+    return products[pieces_of(desc->a) - 1][pieces_of(desc->w) - 1];
+}
+
 #ifdef HAVE_ISA_AMX
 
-/* Sizes of the AMX route; runs on any CPU. Where sums start from zero with each block, blocks of
- * 128 keep a panel in first-level cache; for few tokens it is memory that limits, and the longer
- * stretches of a row that 256 reads are faster. */
+/* Sizes of the AMX route; runs on any CPU. Blocks of 128 keep a panel in first-level cache; for few
+ * tokens it is memory that limits, and the longer stretches of a row that 256 reads are faster. */
 static npt_native_ops amx_form(const npt_matmul_desc *desc)
 {
     enum { FEW = 64 };
@@ -165,12 +172,13 @@ static npt_native_ops amx_form(const npt_matmul_desc *desc)
     return (npt_native_ops){.lanes = NPT_NATIVE_AVX512_LANES,
                             .max_rows = NPT_NATIVE_AMX_ROWS,
                             .row_unit = NPT_NATIVE_AMX_ROWS / 2,
-                            .depth = plain ? 512
-                                     : few ? 256
-                                           : 128,
+                            .depth = !few    ? 128
+                                     : plain ? 512
+                                             : 256,
                             .depth_unit = NPT_NATIVE_AMX_STEP,
                             .row_bytes = 2 * (desc->trans_w ? w : a),
                             .lane_bytes = 2 * (desc->trans_w ? a : w),
+                            .products = products_of(desc),
                             .rows_in_place = desc->trans_w && w == 1,
                             .packs_ahead = true,
                             .checked = !plain};
@@ -222,9 +230,8 @@ static const char *why_fma(const npt_matmul_desc *desc, const npt_cpu *cpu,
 static const char *native_route(const npt_matmul_desc *desc, const npt_cpu *cpu,
                                 npt_matmul_precision precision, char *text)
 {
-    static const int products[3][3] = {{1, 0, 3}, {0, 4, 5}, {3, 5, 6}};
     const char *why = why_fma(desc, cpu, precision);
-    const int count = products[pieces_of(desc->a) - 1][pieces_of(desc->w) - 1];
+    const int count = products_of(desc);
     if (why != NULL)
         snprintf(text, 128, "FMA: %s", why);
     else if (count == 1)
@@ -241,11 +248,11 @@ static const char *native_refuse(const npt_matmul_desc *desc, const npt_cpu *cpu
     return cpu->level >= NPT_CPU_AVX2 ? NULL : "needs AVX2, FMA and F16C";
 }
 
-static void at_least(const npt_matmul_desc *desc, const npt_native_ops *ops, size_t *worker_bytes,
-                     size_t *shared_bytes)
+static void at_least(const npt_matmul_desc *desc, const npt_native_ops *ops, int workers,
+                     size_t *worker_bytes, size_t *shared_bytes)
 {
     size_t mine, all;
-    npt_matmul_blocked_plan(desc, ops, &mine, &all);
+    npt_matmul_blocked_plan(desc, ops, workers, &mine, &all);
     if (mine > *worker_bytes) *worker_bytes = mine;
     if (all > *shared_bytes) *shared_bytes = all;
 }
@@ -254,7 +261,6 @@ static void at_least(const npt_matmul_desc *desc, const npt_native_ops *ops, siz
 static void native_plan(const npt_matmul_desc *desc, int workers, size_t *worker_bytes,
                         size_t *shared_bytes)
 {
-    (void)workers;
     *worker_bytes = *shared_bytes = 0;
     if (few_tokens(desc)) {
         *worker_bytes = sizeof(npt_native_dot_scratch);
@@ -262,12 +268,12 @@ static void native_plan(const npt_matmul_desc *desc, int workers, size_t *worker
     }
     for (int level = NPT_CPU_AVX2; level <= NPT_CPU_AVX512 && !few_tokens(desc); level++) {
         const npt_native_ops form = fma_form((npt_cpu_level)level);
-        at_least(desc, &form, worker_bytes, shared_bytes);
+        at_least(desc, &form, workers, worker_bytes, shared_bytes);
     }
 #ifdef HAVE_ISA_AMX
     if (amx_refuse(desc, NPT_MATMUL_PIECES) == NULL) {
         const npt_native_ops form = amx_form(desc);
-        at_least(desc, &form, worker_bytes, shared_bytes);
+        at_least(desc, &form, workers, worker_bytes, shared_bytes);
     }
 #endif
 }

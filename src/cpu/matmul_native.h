@@ -33,9 +33,10 @@ enum {
     NPT_NATIVE_DEPTH = 256,   /* k of one packed block, F32 */
     NPT_NATIVE_MAX_LANES = 16,
     NPT_NATIVE_CHUNK = 256, /* most lanes packed at once */
-    NPT_NATIVE_UNIT_LANES = 64,
-    NPT_NATIVE_DOT_ROWS = 4,  /* rows of W that the small-m route takes at once */
-    NPT_NATIVE_DOT_TOKENS = 8 /* most rows of A it takes */
+    NPT_NATIVE_UNIT_DEPTH = 128,
+    NPT_NATIVE_PLACE = 32 * 32, /* floats of the largest tile */
+    NPT_NATIVE_DOT_ROWS = 4,    /* rows of W that the small-m route takes at once */
+    NPT_NATIVE_DOT_TOKENS = 8   /* most rows of A it takes */
 };
 
 /* A matrix seen as `count` vectors of length `depth`: element (r, k) lies at r·depth + k where
@@ -48,14 +49,20 @@ typedef struct npt_native_operand {
     bool k_inside;
 } npt_native_operand;
 
-/* `count` vectors from `first`, k0 … k0+depth-1, brought into a packed form. Cut into units:
- * of rows, a row; of lanes, UNIT_LANES lanes of two k, up to a whole depth unit. */
+/* `count` vectors from `first`, k0 … k0+depth-1, brought into a packed form. Cut into units: of
+ * rows, UNIT_DEPTH k of one; of lanes, npt_native_unit_lanes() lanes of two k. */
 typedef struct npt_native_packing {
     const npt_native_operand *src;
     int64_t first, count, k0, depth;
     int64_t block; /* k of a whole packed block */
     void *dst;
 } npt_native_packing;
+
+/* A block of NF4 is not cut. */
+static inline int64_t npt_native_unit_lanes(npt_dtype dtype)
+{
+    return dtype == NPT_NF4 ? 64 : 32;
+}
 
 /* Magnitudes in one vector of an operand, as bits of F32. */
 typedef struct npt_native_range {
@@ -85,20 +92,31 @@ typedef struct npt_native_store {
     bool accumulate;
 } npt_native_store;
 
-/* sums (+)= rows × lanes over `depth`, and what is done meanwhile. */
+/* What the tiles of a step do for later ones: ask for lines of memory, and pack. Every tile goes on
+ * where the one before left off. Those of AMX do it in slots, one after each product of a depth
+ * unit, and leave what they made to the next tile, which adds it to their sums meanwhile. */
+typedef struct npt_native_aside {
+    const char *const *line, *const *line_end; /* addresses that will be read soon */
+    int64_t tile_lines, slot_lines;            /* quotas of a tile (FMA), of a slot (AMX) */
+    const npt_native_packing *next;            /* its units from `unit` on are to be packed */
+    void (*pack)(const npt_native_packing *packing, int64_t from, int64_t to);
+    int64_t unit, unit_end;
+    int64_t slots, units, due; /* in the step; due: units × slots gone, less slots × units packed */
+    float *late_sums;          /* += late … late_end */
+    const float *late, *late_end;
+    float *place[2]; /* NPT_NATIVE_PLACE each; the second is where `late` is, if it is at all */
+} npt_native_aside;
+
+/* sums (+)= rows × lanes over `depth`. */
 typedef struct npt_native_tile {
     int rows, vectors; /* rows: even, at most max_rows */
     int64_t depth;
     const void *row, *lane;
     int64_t row_stride; /* rows that lie where they are stored: elements from one to the next */
     bool in_place;      /* they do */
+    bool add;           /* else the sums start from zero */
     float *sums;
-    bool add;                 /* else the sums start from zero */
-    const char *const *lines; /* addresses that will be read soon, at most one per k */
-    int64_t line_count;
-    const npt_native_packing *next; /* AMX: units to pack */
-    void (*pack)(const npt_native_packing *packing, int64_t from, int64_t to);
-    int64_t next_from, next_to;
+    npt_native_aside *aside; /* NULL: nothing */
 } npt_native_tile;
 
 /* The first half is plain numbers, which a plan needs on any CPU; the fillers, compiled for their
@@ -107,6 +125,7 @@ typedef struct npt_native_ops {
     int lanes, max_rows, row_unit; /* tiles are a multiple of row_unit rows high */
     int depth, depth_unit;         /* k of a packed block; zeros are packed up to a whole unit */
     int row_bytes, lane_bytes;     /* of one packed element of each operand, all its pieces */
+    int products;                  /* of pieces, for a depth unit */
     bool rows_in_place;            /* whole tiles of the row operand need no packing */
     bool packs_ahead;              /* tiles pack what the next step needs */
     bool checked;                  /* what the tiles made is judged, and replaced by FMA's */
@@ -144,7 +163,7 @@ void npt_matmul_fill_amx(npt_native_ops *ops, int row_pieces, int lane_pieces);
 void npt_matmul_native_ops(const npt_cpu *cpu, npt_native_ops *ops);
 
 /* The blocked route (matmul_blocked.c). */
-void npt_matmul_blocked_plan(const npt_matmul_desc *desc, const npt_native_ops *ops,
+void npt_matmul_blocked_plan(const npt_matmul_desc *desc, const npt_native_ops *ops, int workers,
                              size_t *worker_bytes, size_t *shared_bytes);
 void npt_matmul_blocked_run(const npt_matmul_desc *desc, const npt_matmul_args *args,
                             const npt_matmul_scratch *scratch, const npt_native_ops *ops);

@@ -221,7 +221,10 @@ INLINE void tile_step(const int rows, const int vectors, const float *row, const
 INLINE void tile_of(const int rows, const int vectors, const npt_native_tile *tile)
 {
     const int width = vectors * LANES;
-    const int64_t every = tile->line_count > 0 ? tile->depth / tile->line_count : 0;
+    npt_native_aside *const aside = tile->aside;
+    const int64_t left = aside != NULL ? aside->line_end - aside->line : 0;
+    const int64_t quota = left == 0 ? 0 : at_most(at_most(aside->tile_lines, tile->depth), left);
+    const int64_t every = quota > 0 ? tile->depth / quota : 0;
     const float *const row = tile->row, *const lane = tile->lane;
     int64_t k = 0;
     vf sum[MAX_ROWS][2];
@@ -232,8 +235,8 @@ INLINE void tile_of(const int rows, const int vectors, const npt_native_tile *ti
             sum[r][v] = tile->add ? v_load(tile->sums + r * width + v * LANES) : v_zero();
     }
     NOT_UNROLLED
-    for (int64_t l = 0; l < tile->line_count; l++) {
-        __builtin_prefetch(tile->lines[l], 0, 2);
+    for (int64_t l = 0; l < quota; l++) {
+        __builtin_prefetch(*aside->line++, 0, 2);
         for (const int64_t end = k + every; k < end; k++)
             tile_step(rows, vectors, row + k, lane + k * width, sum);
     }

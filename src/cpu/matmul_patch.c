@@ -3,7 +3,8 @@
 
 #include "cpu/matmul_blocked.h"
 
-/* Where a product of pieces would not be what F32 gives, FMA makes it again, panel of A by panel.
+/* Where a product of pieces would not be what F32 gives, FMA makes it again, a panel of A against a
+ * panel of W at a time.
  *
  * The tiles flush what is below 2^-126. For F32 activations x, with K terms to a sum:
  *   a piece of some x is lost only where 0 < |x| < 2^-103: such a panel goes to FMA at once;
@@ -121,23 +122,39 @@ static bool is_fit(const npt_native_job *job, const npt_native_area *area,
     return true;
 }
 
-void npt_matmul_patch(const npt_native_job *job, const npt_native_area *area, void *buffers)
+/* The panel of A at `at`, `some` wide: its products with one panel of W after the other. */
+static int64_t patch_panel(const npt_native_job *job, const npt_native_area *area, int64_t at,
+                           const npt_native_panel *panel, npt_patch_buffers *buffers)
 {
-    const bool rows_a = job->shape.lanes_w;
-    const int64_t width = panel_width(job);
+    const npt_native_shape *shape = &job->shape;
+    const bool rows_a = shape->lanes_w;
     const int wide = 2 * job->fma.lanes;
-    int64_t panels = 0, again = 0;
-    for (int64_t at = 0; at < job->count; at += width, panels++) {
-        const int64_t some = npt_min64(width, job->count - at);
-        const npt_native_part part = rows_a ? (npt_native_part){at, some, 0, area->lanes}
-                                            : (npt_native_part){0, area->rows, at, some};
-        const npt_native_panel *panel = &job->panels[panels];
+    const int64_t some = npt_min64(panel_width(job), job->count - at);
+    const int64_t size = rows_a ? wide : shape->stream_rows,
+                  end = rows_a ? area->lanes : area->rows;
+    int64_t again = 0;
+    for (int64_t w = 0; w < end; w += size) {
+        const int64_t left = npt_min64(size, end - w);
+        const npt_native_part part =
+            rows_a ? (npt_native_part){at, some, w, left} : (npt_native_part){w, left, at, some};
         if (!panel->unfit && is_fit(job, area, &part, panel)) continue;
         again++;
         for (int64_t lane = part.lane; lane < part.lane + part.lanes; lane += wide)
             patch_lanes(job, area, &part, lane, buffers);
     }
+    return again;
+}
+
+void npt_matmul_patch(const npt_native_job *job, const npt_native_area *area, void *buffers)
+{
+    const npt_native_shape *shape = &job->shape;
+    const int64_t ends = shape->lanes_w ? area->lanes : area->rows,
+                  size = shape->lanes_w ? 2 * job->fma.lanes : shape->stream_rows;
+    int64_t panels = 0, again = 0;
+    for (int64_t at = 0; at < job->count; at += panel_width(job), panels++)
+        again += patch_panel(job, area, at, &job->panels[panels], buffers);
     if (job->scratch->counts == NULL) return;
+    panels *= (ends + size - 1) / size;
     __atomic_fetch_add(&job->scratch->counts->panels, panels, __ATOMIC_RELAXED);
     __atomic_fetch_add(&job->scratch->counts->by_fma, again, __ATOMIC_RELAXED);
 }

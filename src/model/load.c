@@ -224,6 +224,7 @@ static npt_status load_stored_nf4(npt_weight_loader *l, const char *name,
                        (size_t)blocks, restored);
         absmax = restored;
     }
+    npt_memory_walk(tensor->data, tensor->bytes);
     weight->dtype = NPT_NF4;
     weight->data = tensor->data;
     weight->absmax = absmax;
@@ -248,6 +249,7 @@ static npt_status load_linear(npt_weight_loader *l, const npt_wanted *wanted, np
         return quantize(l, tensor, weight);
     npt_in in;
     NPT_TRY(load_floats(l, tensor, wanted->kind, weight->rows * weight->cols, &in));
+    if (in.data == tensor->data) npt_memory_walk(tensor->data, tensor->bytes);
     weight->data = in.data;
     weight->dtype = in.dtype;
     return NPT_OK;

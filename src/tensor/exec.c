@@ -55,11 +55,13 @@ static npt_status grow_block(npt_block *block, size_t bytes)
     if (bytes <= block->bytes) return NPT_OK;
     npt_free(block->heap);
     *block = (npt_block){0};
-    if (bytes > SIZE_MAX - ALIGNMENT)
+    const size_t to = bytes >= NPT_HUGE_PAGE ? NPT_HUGE_PAGE : ALIGNMENT;
+    if (bytes > SIZE_MAX - to)
         return npt_fail(NPT_E_NOMEM, "Scratch of %zu bytes is more than an address holds", bytes);
-    block->heap = npt_alloc(bytes + ALIGNMENT, 1);
+    block->heap = npt_alloc(bytes + to, 1);
     if (block->heap == NULL) return NPT_E_NOMEM;
-    block->start = (char *)block->heap + (ALIGNMENT - (uintptr_t)block->heap % ALIGNMENT);
+    block->start = (char *)block->heap + (to - (uintptr_t)block->heap % to);
+    npt_memory_walk(block->start, bytes);
     block->bytes = bytes;
     return NPT_OK;
 }

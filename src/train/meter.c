@@ -91,16 +91,19 @@ static void fill(char *data, npt_dtype dtype, size_t bytes, uint64_t seed)
         memcpy(data + at, data, bytes - at < some ? bytes - at : some);
 }
 
-/* A block of at least `bytes`, on a page; NULL on failure. What was there is lost. */
+/* A block of at least `bytes`, in huge pages as those of a mapped file are; NULL on failure. What
+ * was there is lost. */
 static char *grow(char *block, size_t *held, size_t bytes)
 {
-    enum { PAGE = 4096 };
+    enum { PAGE = NPT_HUGE_PAGE };
     if (bytes <= *held) return block;
     free(block);
     *held = 0;
     if (bytes > SIZE_MAX - PAGE) return NULL;
     block = aligned_alloc(PAGE, (bytes + PAGE - 1) / PAGE * PAGE);
-    if (block != NULL) *held = bytes;
+    if (block == NULL) return NULL;
+    *held = bytes;
+    npt_memory_walk(block, bytes);
     return block;
 }
 
