@@ -13,6 +13,7 @@ if AVX2
 libnptcore_la_SOURCES += \
   src/cpu/matmul_blocked.c \
   src/cpu/matmul_blocked.h \
+  src/cpu/matmul_few.c \
   src/cpu/matmul_native.c \
   src/cpu/matmul_native.h \
   src/cpu/matmul_patch.c

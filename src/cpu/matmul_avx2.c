@@ -11,6 +11,7 @@ typedef __m256 vf;
 typedef struct vtable {
     __m256 low, high; /* the scaled levels 0 … 7 and 8 … 15 */
 } vtable;
+typedef __m256i vindex;
 enum { LANES = NPT_NATIVE_AVX2_LANES, MAX_ROWS = NPT_NATIVE_AVX2_ROWS, DOT_TOKENS = 2 };
 #define FILL       npt_matmul_fill_avx2
 #define TILE_CASES TILE_CASE(2) TILE_CASE(4) TILE_CASE(6)
@@ -40,17 +41,31 @@ static inline vtable v_table(const float *levels, float absmax)
                     _mm256_mul_ps(_mm256_loadu_ps(levels + 8), scale)};
 }
 
-/* Each lane shifts its nibble down out of four bytes; the lookups see three bits of it, the fourth
- * chooses between them. */
+/* The lookups see three bits of an index, the fourth chooses between them. */
+static inline vf v_lookup(vtable table, vindex index)
+{
+    const __m256 low = _mm256_permutevar8x32_ps(table.low, index);
+    const __m256 high = _mm256_permutevar8x32_ps(table.high, index);
+    return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+}
+
+static inline vindex v_bytes(const uint8_t *p)
+{
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+}
+
+static inline vindex v_high_nibbles(vindex bytes)
+{
+    return _mm256_srli_epi32(bytes, 4);
+}
+
+/* Each lane shifts its nibble down out of four bytes. */
 static inline vf v_from_nf4(const uint8_t *packed, vtable table)
 {
     int32_t bytes;
     memcpy(&bytes, packed, sizeof(bytes));
     const __m256i shift = _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24);
-    const __m256i index = _mm256_srlv_epi32(_mm256_set1_epi32(bytes), shift);
-    const __m256 low = _mm256_permutevar8x32_ps(table.low, index);
-    const __m256 high = _mm256_permutevar8x32_ps(table.high, index);
-    return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+    return v_lookup(table, _mm256_srlv_epi32(_mm256_set1_epi32(bytes), shift));
 }
 
 /* Eight halves in the low words of eight lanes; NaN replaced. */

@@ -10,6 +10,7 @@
 
 typedef __m512 vf;
 typedef __m512 vtable;
+typedef __m512i vindex;
 enum { LANES = NPT_NATIVE_AVX512_LANES, MAX_ROWS = NPT_NATIVE_AVX512_ROWS, DOT_TOKENS = 4 };
 #define FILL npt_matmul_fill_avx512
 #define TILE_CASES                                                                                 \
@@ -38,7 +39,23 @@ static inline vtable v_table(const float *levels, float absmax)
     return _mm512_mul_ps(_mm512_loadu_ps(levels), _mm512_set1_ps(absmax));
 }
 
-/* Each lane shifts its nibble down out of four bytes; the lookup ignores all bits above it. */
+/* The lookup sees four bits of an index. */
+static inline vf v_lookup(vtable table, vindex index)
+{
+    return _mm512_permutexvar_ps(index, table);
+}
+
+static inline vindex v_bytes(const uint8_t *p)
+{
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+}
+
+static inline vindex v_high_nibbles(vindex bytes)
+{
+    return _mm512_srli_epi32(bytes, 4);
+}
+
+/* Each lane shifts its nibble down out of four bytes. */
 static inline vf v_from_nf4(const uint8_t *packed, vtable table)
 {
     const __m512i shift =
@@ -47,7 +64,7 @@ static inline vf v_from_nf4(const uint8_t *packed, vtable table)
     memcpy(&first, packed, sizeof(first));
     memcpy(&second, packed + sizeof(first), sizeof(second));
     const __m512i bytes = _mm512_mask_set1_epi32(_mm512_set1_epi32(first), 0xff00, second);
-    return _mm512_permutexvar_ps(_mm512_srlv_epi32(bytes, shift), table);
+    return v_lookup(table, _mm512_srlv_epi32(bytes, shift));
 }
 
 static inline void v_to_f16(uint16_t *p, vf v)

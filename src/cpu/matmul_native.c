@@ -5,113 +5,10 @@
 #include "cpu/matmul_native.h"
 
 /* "native": our own products for AVX2, AVX-512 and AMX. Three routes: for few tokens, W read once
- * against all of them (here); blocked on FMA; blocked on AMX tiles, F16 and F32 in bf16 pieces,
- * which gives way to FMA panel by panel where the pieces are not enough (matmul_patch.c).
+ * against all of them (matmul_few.c); blocked on FMA; blocked on AMX tiles, F16 and F32 in bf16
+ * pieces, which gives way to FMA panel by panel where the pieces are not enough (matmul_patch.c).
  * Invariant: the route follows from the descriptor, the CPU, the wish for plain F32 and the data,
  * never from the number of threads. */
-
-enum { DOT_CHUNK = 64 /* W rows of a task on the route for few tokens */ };
-
-typedef struct npt_dot_job {
-    const npt_matmul_desc *desc;
-    const npt_matmul_args *args;
-    const npt_matmul_scratch *scratch;
-    npt_native_ops ops;
-    npt_native_operand a, w;
-    float *tokens; /* A in F32, rows padded with zeros */
-} npt_dot_job;
-
-static int64_t min64(int64_t x, int64_t y)
-{
-    return x < y ? x : y;
-}
-
-static int64_t round_up(int64_t total, int64_t size)
-{
-    return (total + size - 1) / size * size;
-}
-
-/* ---- Few tokens ----------------------------------------------------------------------------- */
-
-/* W is widened a few rows at a time into first-level cache and read once; A lies there in F32. */
-typedef struct npt_native_dot_scratch {
-    float rows[NPT_NATIVE_DOT_ROWS][NPT_NATIVE_DEPTH];
-    float partial[NPT_NATIVE_DOT_ROWS][NPT_NATIVE_DOT_TOKENS][NPT_NATIVE_MAX_LANES];
-    float sums[NPT_NATIVE_DOT_TOKENS][DOT_CHUNK];
-} npt_native_dot_scratch;
-
-static void widen_tokens_task(void *context, int64_t index, int worker)
-{
-    const npt_dot_job *job = context;
-    const int64_t k = job->desc->k, stride = round_up(k, NPT_NATIVE_MAX_LANES);
-    float *dst = job->tokens + index * stride;
-    (void)worker;
-    job->ops.widen(&job->a, index * k, k, dst);
-    memset(dst + k, 0, (size_t)(stride - k) * sizeof(float));
-}
-
-/* DOT_ROWS rows of W from `row`, against all tokens. */
-static void dot_rows(const npt_dot_job *job, npt_native_dot_scratch *buffers, int64_t row)
-{
-    const npt_native_ops *ops = &job->ops;
-    const int64_t k = job->desc->k, stride = round_up(k, NPT_NATIVE_MAX_LANES);
-    const int64_t rows = min64(NPT_NATIVE_DOT_ROWS, job->desc->n - row);
-    memset(buffers->partial, 0, sizeof(buffers->partial));
-    for (int64_t k0 = 0; k0 < k; k0 += NPT_NATIVE_DEPTH) {
-        const int64_t depth = min64(NPT_NATIVE_DEPTH, k - k0);
-        const int64_t padded = round_up(depth, ops->lanes);
-        for (int64_t r = 0; r < NPT_NATIVE_DOT_ROWS; r++) {
-            const int64_t some = r < rows ? depth : 0;
-            if (some > 0) ops->widen(&job->w, (row + r) * k + k0, some, buffers->rows[r]);
-            if (some < padded)
-                memset(buffers->rows[r] + some, 0, (size_t)(padded - some) * sizeof(float));
-        }
-        ops->dot((int)job->desc->m, padded, buffers->rows[0], NPT_NATIVE_DEPTH, job->tokens + k0,
-                 stride, buffers->partial[0][0]);
-    }
-}
-
-static void dot_task(void *context, int64_t index, int worker)
-{
-    const npt_dot_job *job = context;
-    const npt_native_ops *ops = &job->ops;
-    const npt_matmul_desc *desc = job->desc;
-    const int64_t first = index * DOT_CHUNK;
-    const int64_t columns = min64(DOT_CHUNK, desc->n - first);
-    npt_native_dot_scratch *buffers =
-        (void *)(job->scratch->worker + (size_t)worker * job->scratch->worker_stride);
-    const float *partial = buffers->partial[0][0];
-    for (int64_t j = 0; j < columns; j += NPT_NATIVE_DOT_ROWS) {
-        dot_rows(job, buffers, first + j);
-        for (int64_t r = 0; r < NPT_NATIVE_DOT_ROWS; r++)
-            for (int64_t t = 0; t < desc->m; t++)
-                buffers->sums[t][j + r] =
-                    ops->sum_lanes(partial + (r * NPT_NATIVE_DOT_TOKENS + t) * ops->lanes);
-    }
-    const npt_native_store piece = {
-        .sums = buffers->sums[0],
-        .rows = desc->m,
-        .width = DOT_CHUNK,
-        .lanes = columns,
-        .c = (char *)job->args->c + (size_t)first * npt_dtype_bytes(desc->c),
-        .stride = desc->n,
-        .dtype = desc->c,
-        .bias = desc->bias && job->args->bias != NULL ? job->args->bias + first : NULL,
-        .accumulate = desc->accumulate,
-    };
-    ops->store(&piece);
-}
-
-static void run_dot(const npt_matmul_desc *desc, const npt_matmul_args *args,
-                    const npt_matmul_scratch *scratch, const npt_native_ops *ops)
-{
-    npt_dot_job job = {.desc = desc, .args = args, .scratch = scratch, .ops = *ops};
-    job.a = npt_native_operand_a(desc, args);
-    job.w = npt_native_operand_w(desc, args);
-    job.tokens = (float *)(void *)scratch->shared;
-    npt_threads_run(scratch->threads, widen_tokens_task, &job, desc->m);
-    npt_threads_run(scratch->threads, dot_task, &job, (desc->n + DOT_CHUNK - 1) / DOT_CHUNK);
-}
 
 /* ---- The backend ---------------------------------------------------------------------------- */
 
@@ -141,11 +38,6 @@ void npt_matmul_native_ops(const npt_cpu *cpu, npt_native_ops *ops)
     (void)cpu;
     *ops = fma_form(NPT_CPU_AVX2);
     npt_matmul_fill_avx2(ops);
-}
-
-static bool few_tokens(const npt_matmul_desc *desc)
-{
-    return desc->trans_w && !desc->trans_a && desc->m <= NPT_NATIVE_DOT_TOKENS;
 }
 
 static int pieces_of(npt_dtype dtype)
@@ -189,7 +81,7 @@ static npt_native_ops amx_form(const npt_matmul_desc *desc)
 /* Rows of A in F32 from which on AMX was faster than FMA (Sapphire Rapids), forward and dX. */
 static int64_t rows_wanted(const npt_matmul_desc *desc)
 {
-    if (desc->trans_w && desc->m <= NPT_NATIVE_DOT_TOKENS) return NPT_NATIVE_DOT_TOKENS + 1;
+    if (npt_matmul_few(desc)) return desc->m + 1;
     if (desc->a != NPT_F32) return 0;
     switch (desc->w) {
     case NPT_NF4: /* faster from 9 and 32 on, but its bits are to be those of decoded weights */
@@ -262,11 +154,8 @@ static void native_plan(const npt_matmul_desc *desc, int workers, size_t *worker
                         size_t *shared_bytes)
 {
     *worker_bytes = *shared_bytes = 0;
-    if (few_tokens(desc)) {
-        *worker_bytes = sizeof(npt_native_dot_scratch);
-        *shared_bytes = (size_t)(desc->m * round_up(desc->k, NPT_NATIVE_MAX_LANES)) * sizeof(float);
-    }
-    for (int level = NPT_CPU_AVX2; level <= NPT_CPU_AVX512 && !few_tokens(desc); level++) {
+    if (npt_matmul_few(desc)) npt_matmul_few_plan(desc, worker_bytes, shared_bytes);
+    for (int level = NPT_CPU_AVX2; level <= NPT_CPU_AVX512 && !npt_matmul_few(desc); level++) {
         const npt_native_ops form = fma_form((npt_cpu_level)level);
         at_least(desc, &form, workers, worker_bytes, shared_bytes);
     }
@@ -284,8 +173,8 @@ static npt_status native_run(const npt_matmul_desc *desc, const npt_matmul_args 
     npt_native_ops ops;
     npt_matmul_native_ops(scratch->cpu, &ops);
     const bool fma = why_fma(desc, scratch->cpu, scratch->precision) != NULL;
-    if (fma && few_tokens(desc)) {
-        run_dot(desc, args, scratch, &ops);
+    if (fma && npt_matmul_few(desc)) {
+        npt_matmul_few_run(desc, args, scratch, &ops);
         return NPT_OK;
     }
 #ifdef HAVE_ISA_AMX

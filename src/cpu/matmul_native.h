@@ -34,9 +34,10 @@ enum {
     NPT_NATIVE_MAX_LANES = 16,
     NPT_NATIVE_CHUNK = 256, /* most lanes packed at once */
     NPT_NATIVE_UNIT_DEPTH = 128,
-    NPT_NATIVE_PLACE = 32 * 32, /* floats of the largest tile */
-    NPT_NATIVE_DOT_ROWS = 4,    /* rows of W that the small-m route takes at once */
-    NPT_NATIVE_DOT_TOKENS = 8   /* most rows of A it takes */
+    NPT_NATIVE_PLACE = 32 * 32,   /* floats of the largest tile */
+    NPT_NATIVE_DOT_ROWS = 4,      /* rows of W that the routes for few tokens take at once */
+    NPT_NATIVE_DOT_TOKENS = 8,    /* most rows of A they take, forward */
+    NPT_NATIVE_SPREAD_TOKENS = 16 /* and dX */
 };
 
 /* A matrix seen as `count` vectors of length `depth`: element (r, k) lies at r·depth + k where
@@ -119,6 +120,15 @@ typedef struct npt_native_tile {
     npt_native_aside *aside; /* NULL: nothing */
 } npt_native_tile;
 
+/* sums[token][column] += w[row][column] · x[row][token]; width a multiple of lanes, strides in
+ * elements. */
+typedef struct npt_native_spread {
+    int64_t tokens, rows, width;
+    const float *w, *x;
+    float *sums;
+    int64_t w_stride, x_stride, sums_stride;
+} npt_native_spread;
+
 /* The first half is plain numbers, which a plan needs on any CPU; the fillers, compiled for their
  * instruction set, set the functions only. */
 typedef struct npt_native_ops {
@@ -133,6 +143,8 @@ typedef struct npt_native_ops {
     void (*end)(void);
     /* `count` elements from flat index `index`. */
     void (*widen)(const npt_native_operand *src, int64_t index, int64_t count, float *dst);
+    /* NF4, blocks whole: of each 2 × lanes elements, those of even place, then those of odd. */
+    void (*widen_unwoven)(const npt_native_operand *src, int64_t index, int64_t count, float *dst);
     /* Units from … to-1 of a packing (all of it but where packs_ahead) into the form "rows"; */
     void (*pack_rows)(const npt_native_packing *packing, int64_t from, int64_t to);
     /* into panels of the form "lanes", all two vectors wide but for an odd last one, ops->depth ×
@@ -150,6 +162,7 @@ typedef struct npt_native_ops {
     void (*dot)(int tokens, int64_t depth, const float *w, int64_t w_stride, const float *x,
                 int64_t x_stride, float *partial);
     float (*sum_lanes)(const float *partial); /* in fixed order */
+    void (*spread)(const npt_native_spread *work);
 } npt_native_ops;
 
 void npt_matmul_fill_avx2(npt_native_ops *ops);
@@ -167,6 +180,12 @@ void npt_matmul_blocked_plan(const npt_matmul_desc *desc, const npt_native_ops *
                              size_t *worker_bytes, size_t *shared_bytes);
 void npt_matmul_blocked_run(const npt_matmul_desc *desc, const npt_matmul_args *args,
                             const npt_matmul_scratch *scratch, const npt_native_ops *ops);
+
+/* The routes for few tokens (matmul_few.c): whether they are meant for a product. */
+bool npt_matmul_few(const npt_matmul_desc *desc);
+void npt_matmul_few_plan(const npt_matmul_desc *desc, size_t *worker_bytes, size_t *shared_bytes);
+void npt_matmul_few_run(const npt_matmul_desc *desc, const npt_matmul_args *args,
+                        const npt_matmul_scratch *scratch, const npt_native_ops *ops);
 
 /* The operands of a product as the packers see them. */
 npt_native_operand npt_native_operand_a(const npt_matmul_desc *desc, const npt_matmul_args *args);

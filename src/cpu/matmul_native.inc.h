@@ -3,10 +3,16 @@
  * file defines the vector type and the v_… operations on it:
  *     vf, LANES, MAX_ROWS, TILE_SWITCH(rows, DO), v_zero() v_set1(x) v_load(p) v_store(p, v)
  * v_fma(a, b, c) v_add(a, b), v_from_f16(p), v_from_bf16(p), v_from_nf4(packed, table),
- * v_table(levels, absmax), v_to_f16(p, v), v_to_bf16(p, v), v_transpose(v[LANES]), v_sum(v),
- * DOT_TOKENS No function here reads or writes past the elements it was given. */
+ * v_table(levels, absmax), vindex, v_bytes(p), v_high_nibbles(i), v_lookup(table, i), v_to_f16(p,
+ * v), v_to_bf16(p, v), v_transpose(v[LANES]), v_sum(v), DOT_TOKENS No function here reads or writes
+ * past the elements it was given. */
 
 #define INLINE static inline __attribute__((always_inline))
+
+static int64_t at_most(int64_t x, int64_t limit)
+{
+    return x < limit ? x : limit;
+}
 
 /* ---- Widening ------------------------------------------------------------------------------ */
 
@@ -73,12 +79,22 @@ static void widen(const npt_native_operand *src, int64_t index, int64_t count, f
     if (whole < count) widen_tail(src->data, src->dtype, index + whole, count - whole, dst + whole);
 }
 
-/* ---- Packing ------------------------------------------------------------------------------- */
-
-static int64_t at_most(int64_t x, int64_t limit)
+/* Each 2 × LANES neighbours as those of even place, then those of odd place: nibbles need not be
+ * woven again. `index` begins a block; `count` is a multiple of 2 × LANES. */
+static void widen_unwoven(const npt_native_operand *src, int64_t index, int64_t count, float *dst)
 {
-    return x < limit ? x : limit;
+    const uint8_t *packed = (const uint8_t *)src->data + index / 2;
+    for (int64_t i = 0; i < count;) {
+        const vtable table = v_table(src->levels, src->absmax[(index + i) / 64]);
+        for (const int64_t end = at_most(i + 64, count); i < end; i += 2 * LANES) {
+            const vindex bytes = v_bytes(packed + i / 2);
+            v_store(dst + i, v_lookup(table, v_high_nibbles(bytes)));
+            v_store(dst + i + LANES, v_lookup(table, bytes));
+        }
+    }
 }
+
+/* ---- Packing ------------------------------------------------------------------------------- */
 
 static void pack_rows(const npt_native_packing *packing, int64_t from, int64_t to)
 {
@@ -377,6 +393,55 @@ static void dot(int tokens, int64_t depth, const float *w, int64_t w_stride, con
     }
 }
 
+/* Sums of some tokens at one or two vectors of columns. */
+INLINE void spread_at(const int tokens, const int vectors, const npt_native_spread *work,
+                      int64_t column, int64_t token)
+{
+    const float *w = work->w + column, *x = work->x + token;
+    float *const sums = work->sums + token * work->sums_stride + column;
+    vf sum[2 * DOT_TOKENS][2];
+    UNROLLED
+    for (int t = 0; t < tokens; t++) {
+        UNROLLED
+        for (int v = 0; v < vectors; v++)
+            sum[t][v] = v_load(sums + t * work->sums_stride + v * LANES);
+    }
+    NOT_UNROLLED
+    for (int64_t r = 0; r < work->rows; r++, w += work->w_stride, x += work->x_stride) {
+        vf right[2];
+        UNROLLED
+        for (int v = 0; v < vectors; v++) right[v] = v_load(w + v * LANES);
+        UNROLLED
+        for (int t = 0; t < tokens; t++) {
+            const vf left = v_set1(x[t]);
+            UNROLLED
+            for (int v = 0; v < vectors; v++) sum[t][v] = v_fma(left, right[v], sum[t][v]);
+        }
+    }
+    UNROLLED
+    for (int t = 0; t < tokens; t++) {
+        UNROLLED
+        for (int v = 0; v < vectors; v++)
+            v_store(sums + t * work->sums_stride + v * LANES, sum[t][v]);
+    }
+}
+
+INLINE void spread_columns(const int vectors, const npt_native_spread *work, int64_t column)
+{
+    enum { MOST = 2 * DOT_TOKENS };
+    int64_t t = 0;
+    for (; t + MOST <= work->tokens; t += MOST) spread_at(MOST, vectors, work, column, t);
+    for (; t + 2 <= work->tokens; t += 2) spread_at(2, vectors, work, column, t);
+    if (t < work->tokens) spread_at(1, vectors, work, column, t);
+}
+
+static void spread(const npt_native_spread *work)
+{
+    int64_t i = 0;
+    for (; i + 2 * LANES <= work->width; i += 2 * LANES) spread_columns(2, work, i);
+    if (i < work->width) spread_columns(1, work, i);
+}
+
 static float sum_lanes(const float *partial)
 {
     float part[LANES];
@@ -394,6 +459,8 @@ void FILL(npt_native_ops *ops)
     ops->tile = tile;
     ops->store = store;
     ops->store_transposed = store_transposed;
+    ops->widen_unwoven = widen_unwoven;
     ops->dot = dot;
+    ops->spread = spread;
     ops->sum_lanes = sum_lanes;
 }
