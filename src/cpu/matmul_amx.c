@@ -11,13 +11,14 @@
  * product. Each k block starts from zero and is added to the sums in F32; that keeps the chains of
  * additions, which the tiles round one by one, short. BF16 × BF16 alone goes on from the sums.
  *
- * Limits: a product of 16 × 16 × 32 takes 16 cycles, 2600 GFLOP/s a core over the number of
- * products. With everything in second-level cache, packing of the next panel included, F32 × F32
- * reached 0.9 of that. In whole products it is memory: lines that are asked for from RAM occupy the
- * same few buffers as those that come from second-level cache, so that reading W hardly overlaps;
- * one core with busy neighbours reached 233 of 433 GFLOP/s at 512 tokens and 173 at 128. Tried and
- * no faster: longer blocks of k, more rows of W a task, asking for the resident panels, asking for
- * fewer lines.
+ * Limits: a product of 16 × 16 × 32 takes 16 cycles, 1024 FLOP a cycle over the number of products
+ * (F32 × F32: some 560 GFLOP/s a core). From second-level cache the tile alone reached 0.8 of that,
+ * loading its operands; adding its sums up cost another tenth before that was left to the next
+ * tile. A whole product of 4096 × 4096 by 512 rows reached 240 to 290 a core: W is read a page a
+ * row, so without huge pages a seventh goes to looking pages up, and lines that are asked for from
+ * RAM hold the buffers that those from second-level cache need. Tried and no faster: blocks of k
+ * twice as long for F32, more rows of W a task, asking for the resident panels, packing BF16 rows
+ * instead of reading them in place.
  *
  * Packed forms, a kilobyte a tile: rows [32 k][piece][half][16 rows][32 k]; lanes
  * [32 k][piece][vector][16 pairs of k][16 lanes][2]. Storing is that of AVX-512. */

@@ -311,6 +311,34 @@ INLINE void two_tables(const npt_native_operand *src, const int64_t index[2], bo
                                             lower[p], 1);
 }
 
+/* A whole panel's 32 neighbours of two rows. */
+INLINE void weave_panel(const int dtype, const npt_native_operand *src, const int64_t index[2],
+                        const __m512i table[MAX_PIECES], uint16_t *to)
+{
+    const int pieces = pieces_of(dtype);
+    __m512i pair[MAX_PIECES];
+    if (dtype == NPT_BF16) {
+        const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11),
+                      second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+        const uint16_t *halves = src->data;
+        const __m512i x = _mm512_loadu_si512(halves + index[0]);
+        const __m512i y = _mm512_loadu_si512(halves + index[1]);
+        const __m512i low = _mm512_unpacklo_epi16(x, y), high = _mm512_unpackhi_epi16(x, y);
+        _mm512_storeu_si512(to, _mm512_permutex2var_epi64(low, first, high));
+        _mm512_storeu_si512(to + TILE_HALVES, _mm512_permutex2var_epi64(low, second, high));
+        return;
+    }
+    UNROLLED
+    for (int v = 0; v < 2; v++) {
+        const int64_t at[2] = {index[0] + v * LANES, index[1] + v * LANES};
+        const int64_t count[2] = {LANES, LANES};
+        pairs_across(dtype, src, at, count, table, pair);
+        UNROLLED
+        for (int p = 0; p < pieces; p++)
+            _mm512_storeu_si512(to + (2 * p + v) * TILE_HALVES, pair[p]);
+    }
+}
+
 /* k outside: lanes … to end-1 of rows k and k + 1 of the matrix, woven. Beyond the packing's depth
  * are zeros. */
 INLINE void pack_two_rows(const int dtype, const npt_native_packing *packing, int64_t k,
@@ -322,21 +350,26 @@ INLINE void pack_two_rows(const int dtype, const npt_native_packing *packing, in
     const int64_t start = (packing->k0 + k) * src->count + packing->first;
     __m512i table[MAX_PIECES] = {0}, pair[MAX_PIECES];
     const int64_t first = lane;
-    for (; lane < end; lane += LANES) {
+    while (lane < end) {
         int64_t piece_stride, valid = rows > 0 ? src->count - packing->first - lane : 0;
         uint16_t *to = lane_place(packing, pieces, lane, k, &piece_stride);
-        if (valid <= 0) {
-            for (int p = 0; p < pieces; p++)
-                _mm512_storeu_si512(to + p * piece_stride, _mm512_setzero_si512());
+        const int64_t index[2] = {start + lane, start + lane + (rows > 1 ? src->count : 0)};
+        if (dtype == NPT_NF4 && valid > 0 && (lane == first || index[0] % NF4_BLOCK == 0))
+            two_tables(src, index, rows > 1, table);
+        if (rows > 1 && valid >= 2 * LANES && piece_stride > TILE_HALVES &&
+            lane % (2 * LANES) == 0) {
+            weave_panel(dtype, src, index, table, to);
+            lane += 2 * LANES;
             continue;
         }
-        const int64_t index[2] = {start + lane, start + lane + (rows > 1 ? src->count : 0)};
-        const int64_t count[2] = {valid, rows > 1 ? valid : 0};
-        if (dtype == NPT_NF4 && (lane == first || index[0] % NF4_BLOCK == 0))
-            two_tables(src, index, rows > 1, table);
-        pairs_across(dtype, src, index, count, table, pair);
-        UNROLLED
-        for (int p = 0; p < pieces; p++) _mm512_storeu_si512(to + p * piece_stride, pair[p]);
+        if (valid > 0) {
+            const int64_t count[2] = {valid, rows > 1 ? valid : 0};
+            pairs_across(dtype, src, index, count, table, pair);
+        }
+        for (int p = 0; p < pieces; p++)
+            _mm512_storeu_si512(to + p * piece_stride,
+                                valid > 0 ? pair[p] : _mm512_setzero_si512());
+        lane += LANES;
     }
 }
 

@@ -14,7 +14,8 @@
  * blocks follow from the shape alone, so the bits do not depend on the number of threads. */
 
 enum {
-    CHUNK_LANES = NPT_NATIVE_CHUNK, /* most streamed vectors of a task, as lanes */
+    CHUNK_LANES = NPT_NATIVE_CHUNK, /* most streamed vectors of a task, as lanes; */
+    WIDE_UP_TO = 256,               /* half of that where the sums of more would fill the cache */
     CHUNK_PANELS = 8,               /* the same as rows: panels */
     WORKER_TASKS = 4,               /* of a worker: smaller chunks where there would be fewer */
     LINE = 64,
@@ -59,7 +60,8 @@ static void shape_chunks(npt_native_shape *shape, int workers)
     int64_t sums_rows, sums_lanes;
     shape->block = even_blocks(shape->resident, NPT_RESIDENT_MAX, wide);
     if (stream_lanes) {
-        shape->chunk = clamp(round_up(share, wide), 4 * wide, CHUNK_LANES);
+        const int64_t most = shape->block <= WIDE_UP_TO ? CHUNK_LANES : CHUNK_LANES / 2;
+        shape->chunk = clamp(round_up(share, wide), 4 * wide, most);
         shape->resident_rows = tile_rows(&shape->ops, npt_min64(shape->resident, shape->block));
         sums_rows = round_up(shape->block, shape->resident_rows);
         sums_lanes = shape->chunk;

@@ -54,19 +54,21 @@ static int products_of(const npt_matmul_desc *desc)
 
 #ifdef HAVE_ISA_AMX
 
-/* Sizes of the AMX route; runs on any CPU. Blocks of 128 keep a panel in first-level cache; for few
+/* Sizes of the AMX route; runs on any CPU. Blocks of 128, of F16 256, keep
+ * a panel in first-level cache; for few
  * tokens it is memory that limits, and the longer stretches of a row that 256 reads are faster. */
 static npt_native_ops amx_form(const npt_matmul_desc *desc)
 {
     enum { FEW = 64 };
     const int a = pieces_of(desc->a), w = pieces_of(desc->w);
-    const bool plain = a + w == 2, few = desc->trans_w && desc->m <= FEW;
+    const bool plain = a + w == 2, halves = a == 2 || w == 2;
+    const bool few = desc->trans_w && desc->m <= FEW;
     return (npt_native_ops){.lanes = NPT_NATIVE_AVX512_LANES,
                             .max_rows = NPT_NATIVE_AMX_ROWS,
                             .row_unit = NPT_NATIVE_AMX_ROWS / 2,
-                            .depth = !few    ? 128
-                                     : plain ? 512
-                                             : 256,
+                            .depth = few      ? (plain ? 512 : 256)
+                                     : halves ? 256
+                                              : 128,
                             .depth_unit = NPT_NATIVE_AMX_STEP,
                             .row_bytes = 2 * (desc->trans_w ? w : a),
                             .lane_bytes = 2 * (desc->trans_w ? a : w),

@@ -32,7 +32,7 @@ enum {
     NPT_NATIVE_AMX_STEP = 32, /* k of one tile */
     NPT_NATIVE_DEPTH = 256,   /* k of one packed block, F32 */
     NPT_NATIVE_MAX_LANES = 16,
-    NPT_NATIVE_CHUNK = 256, /* most lanes packed at once */
+    NPT_NATIVE_CHUNK = 512, /* most lanes packed at once */
     NPT_NATIVE_UNIT_DEPTH = 128,
     NPT_NATIVE_PLACE = 32 * 32,   /* floats of the largest tile */
     NPT_NATIVE_DOT_ROWS = 4,      /* rows of W that the routes for few tokens take at once */
