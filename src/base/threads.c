@@ -17,9 +17,9 @@
  * threads of ours that look for work for some 50 µs after a run, then sleep. They are not bound to
  * CPUs: alone that gained nothing that could be measured, beside one busy process it cost a fifth.
  * Where npt was configured --with-openmp they are OpenMP's, which oneDNN shares; that is not the
- * default, because GNU's idle workers spin for milliseconds, and on a machine with other work a run
- * then takes many times as long. Invariant: between two calls of npt_threads_run() no worker touches
- * anything of the caller's. */
+ * default, because GNU's idle workers spin for milliseconds, and on a machine with other work a
+ * run then takes many times as long. Invariant: between two calls of npt_threads_run() no worker
+ * touches anything of the caller's. */
 
 #ifdef _OPENMP
 
