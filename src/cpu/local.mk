@@ -25,14 +25,18 @@ libnptavx2_la_CFLAGS = $(AM_CFLAGS) $(NPT_AVX2_CFLAGS)
 libnptavx2_la_SOURCES = \
   src/cpu/peak_avx2.c \
   src/cpu/matmul_avx2.c \
-  src/cpu/matmul_native.inc.h
+  src/cpu/matmul_native.inc.h \
+  src/cpu/peak_fma.inc.h
 libnptcore_la_LIBADD += libnptavx2.la
 endif
 
 if AVX512
 noinst_LTLIBRARIES += libnptavx512.la
 libnptavx512_la_CFLAGS = $(AM_CFLAGS) $(NPT_AVX512_CFLAGS)
-libnptavx512_la_SOURCES = src/cpu/matmul_avx512.c src/cpu/peak_avx512.c
+libnptavx512_la_SOURCES = \
+  src/cpu/avx512.inc.h \
+  src/cpu/matmul_avx512.c \
+  src/cpu/peak_avx512.c
 libnptcore_la_LIBADD += libnptavx512.la
 endif
 

@@ -32,6 +32,7 @@ INLINE int pieces_of(const int dtype)
     return dtype == NPT_BF16 ? 1 : dtype == NPT_F16 ? 2 : 3;
 }
 
+#include "cpu/avx512.inc.h"
 #include "cpu/matmul_amx_pack.inc.h"
 
 /* Tiles 0–3: sums [row half][vector]; 4, 5: rows; 6, 7: lanes. */

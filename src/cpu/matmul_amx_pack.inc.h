@@ -117,18 +117,6 @@ INLINE void pairs_along(const int dtype, const npt_native_operand *src, int64_t 
     }
 }
 
-/* Sixteen nibbles, one to a word, with other bits above them. */
-INLINE __m512i load_nibbles(const uint8_t *packed)
-{
-    const __m512i shift =
-        _mm512_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24, 4, 0, 12, 8, 20, 16, 28, 24);
-    int32_t first, second;
-    memcpy(&first, packed, sizeof(first));
-    memcpy(&second, packed + sizeof(first), sizeof(second));
-    const __m512i bytes = _mm512_mask_set1_epi32(_mm512_set1_epi32(first), 0xff00, second);
-    return _mm512_srlv_epi32(bytes, shift);
-}
-
 /* 16 neighbours of each of two rows, one above the other. NF4: `table` has the levels of the upper
  * row, then those of the lower. */
 INLINE void pairs_across(const int dtype, const npt_native_operand *src, const int64_t index[2],
@@ -144,8 +132,8 @@ INLINE void pairs_across(const int dtype, const npt_native_operand *src, const i
         pair[0] = _mm512_or_si512(x[0], _mm512_slli_epi32(x[1], 16));
     } else if (dtype == NPT_NF4) {
         const uint8_t *packed = src->data;
-        const __m512i x = load_nibbles(packed + index[0] / 2);
-        const __m512i y = _mm512_slli_epi32(load_nibbles(packed + index[1] / 2), 16);
+        const __m512i x = sixteen_nibbles(packed + index[0] / 2);
+        const __m512i y = _mm512_slli_epi32(sixteen_nibbles(packed + index[1] / 2), 16);
         const __m512i low = _mm512_and_si512(x, _mm512_set1_epi32(15));
         const __m512i high = _mm512_and_si512(y, _mm512_set1_epi32(15 << 16));
         const __m512i nibble =
@@ -230,37 +218,6 @@ INLINE uint16_t *lane_place(const npt_native_packing *packing, const int pieces,
     *piece_stride = vectors * TILE_HALVES;
     return (uint16_t *)packing->dst + panel * packing->block * 2 * LANES * pieces +
            k / STEP * pieces * *piece_stride + lane / LANES % 2 * TILE_HALVES + k % STEP / 2 * STEP;
-}
-
-/* 16 × 16 words of 32 bits turned. */
-static inline void turn(__m512i v[16])
-{
-    __m512i a[16];
-    UNROLLED
-    for (int i = 0; i < 16; i += 2) {
-        a[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
-        a[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
-    }
-    UNROLLED
-    for (int i = 0; i < 16; i += 4) {
-        v[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
-        v[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
-        v[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
-        v[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
-    }
-    UNROLLED
-    for (int i = 0; i < 4; i++) {
-        const __m512i low = _mm512_shuffle_i32x4(v[i], v[i + 4], 0x88);
-        const __m512i high = _mm512_shuffle_i32x4(v[i], v[i + 4], 0xdd);
-        const __m512i low2 = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0x88);
-        const __m512i high2 = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0xdd);
-        a[i] = _mm512_shuffle_i32x4(low, low2, 0x88);
-        a[i + 4] = _mm512_shuffle_i32x4(high, high2, 0x88);
-        a[i + 8] = _mm512_shuffle_i32x4(low, low2, 0xdd);
-        a[i + 12] = _mm512_shuffle_i32x4(high, high2, 0xdd);
-    }
-    UNROLLED
-    for (int i = 0; i < 16; i++) v[i] = a[i];
 }
 
 /* k inside: 16 vectors × 32 k are 16 × 16 pairs; turned, they are a tile. */

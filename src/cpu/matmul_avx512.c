@@ -5,6 +5,8 @@
 
 #include <immintrin.h>
 
+#include "cpu/avx512.inc.h"
+
 /* AVX-512 F, BW, DQ, VL for matmul_native.inc.h: 14 rows × 2 vectors hold 28 of the 32 registers.
  */
 
@@ -55,16 +57,9 @@ static inline vindex v_high_nibbles(vindex bytes)
     return _mm512_srli_epi32(bytes, 4);
 }
 
-/* Each lane shifts its nibble down out of four bytes. */
 static inline vf v_from_nf4(const uint8_t *packed, vtable table)
 {
-    const __m512i shift =
-        _mm512_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24, 4, 0, 12, 8, 20, 16, 28, 24);
-    int32_t first, second;
-    memcpy(&first, packed, sizeof(first));
-    memcpy(&second, packed + sizeof(first), sizeof(second));
-    const __m512i bytes = _mm512_mask_set1_epi32(_mm512_set1_epi32(first), 0xff00, second);
-    return v_lookup(table, _mm512_srlv_epi32(bytes, shift));
+    return v_lookup(table, sixteen_nibbles(packed));
 }
 
 static inline void v_to_f16(uint16_t *p, vf v)
@@ -85,36 +80,14 @@ static inline void v_to_bf16(uint16_t *p, vf v)
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(half));
 }
 
-#define PS(x) _mm512_castpd_ps(x)
-#define PD(x) _mm512_castps_pd(x)
-
-/* 16 × 16: pairs, quarters, then the 128-bit pieces. */
 static inline void v_transpose(vf v[LANES])
 {
-    vf a[16], b[16];
+    __m512i words[LANES];
     UNROLLED
-    for (int i = 0; i < 16; i += 2) {
-        a[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
-        a[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
-    }
+    for (int i = 0; i < LANES; i++) words[i] = _mm512_castps_si512(v[i]);
+    turn(words);
     UNROLLED
-    for (int i = 0; i < 16; i += 4) {
-        b[i] = PS(_mm512_unpacklo_pd(PD(a[i]), PD(a[i + 2])));
-        b[i + 1] = PS(_mm512_unpackhi_pd(PD(a[i]), PD(a[i + 2])));
-        b[i + 2] = PS(_mm512_unpacklo_pd(PD(a[i + 1]), PD(a[i + 3])));
-        b[i + 3] = PS(_mm512_unpackhi_pd(PD(a[i + 1]), PD(a[i + 3])));
-    }
-    UNROLLED
-    for (int i = 0; i < 4; i++) {
-        const vf low = _mm512_shuffle_f32x4(b[i], b[i + 4], 0x88);
-        const vf high = _mm512_shuffle_f32x4(b[i], b[i + 4], 0xdd);
-        const vf low2 = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0x88);
-        const vf high2 = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0xdd);
-        v[i] = _mm512_shuffle_f32x4(low, low2, 0x88);
-        v[i + 4] = _mm512_shuffle_f32x4(high, high2, 0x88);
-        v[i + 8] = _mm512_shuffle_f32x4(low, low2, 0xdd);
-        v[i + 12] = _mm512_shuffle_f32x4(high, high2, 0xdd);
-    }
+    for (int i = 0; i < LANES; i++) v[i] = _mm512_castsi512_ps(words[i]);
 }
 
 #include "cpu/matmul_native.inc.h"

@@ -191,9 +191,13 @@ static void list_lines(const npt_native_operand *src, int64_t first, int64_t wid
     const int64_t inner = src->k_inside ? depth : vectors;
     const int64_t stride = src->k_inside ? src->depth : src->count;
     int64_t index = src->k_inside ? first * stride + k0 : k0 * stride + first;
-    for (int64_t i = 0; i < outer; i++, index += stride)
-        for (int64_t byte = 0; byte < inner * bits / 8 && ahead->count < MAX_AHEAD; byte += LINE)
-            ahead->lines[ahead->count++] = (const char *)src->data + index * bits / 8 + byte;
+    for (int64_t i = 0; i < outer; i++, index += stride) {
+        /* tensors of a file begin anywhere: one line more than they would fill */
+        const char *line = (const char *)src->data + index * bits / 8;
+        const char *const end = line + inner * bits / 8;
+        for (line -= (uintptr_t)line % LINE; line < end && ahead->count < MAX_AHEAD; line += LINE)
+            ahead->lines[ahead->count++] = line;
+    }
 }
 
 /* Whether the tiles can read the streamed rows where they lie. */

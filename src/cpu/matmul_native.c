@@ -56,7 +56,9 @@ static int products_of(const npt_matmul_desc *desc)
 
 /* Sizes of the AMX route; runs on any CPU. Blocks of 128, of F16 256, keep
  * a panel in first-level cache; for few
- * tokens it is memory that limits, and the longer stretches of a row that 256 reads are faster. */
+ * tokens it is memory that limits, and the longer stretches of a row that 256 reads are faster;
+ * their BF16 rows are read where they lie, which for more tokens costs more than packing, since the
+ * rows of a file begin anywhere in a line. */
 static npt_native_ops amx_form(const npt_matmul_desc *desc)
 {
     enum { FEW = 64 };
@@ -73,7 +75,7 @@ static npt_native_ops amx_form(const npt_matmul_desc *desc)
                             .row_bytes = 2 * (desc->trans_w ? w : a),
                             .lane_bytes = 2 * (desc->trans_w ? a : w),
                             .products = products_of(desc),
-                            .rows_in_place = desc->trans_w && w == 1,
+                            .rows_in_place = few && w == 1,
                             .packs_ahead = true,
                             .checked = !plain};
 }
