@@ -54,11 +54,10 @@ static int products_of(const npt_matmul_desc *desc)
 
 #ifdef HAVE_ISA_AMX
 
-/* Sizes of the AMX route; runs on any CPU. Blocks of 128, of F16 256, keep
- * a panel in first-level cache; for few
- * tokens it is memory that limits, and the longer stretches of a row that 256 reads are faster;
- * their BF16 rows are read where they lie, which for more tokens costs more than packing, since the
- * rows of a file begin anywhere in a line. */
+/* Sizes of the AMX route; runs on any CPU. Blocks of 128, of F16 256, keep a panel in first-level
+ * cache; for few tokens it is memory that limits, and the longer stretches of a row that 256 reads
+ * are faster. Their BF16 rows are read where they lie; for more tokens that costs more than packing
+ * them, since the rows of a file begin anywhere in a line. */
 static npt_native_ops amx_form(const npt_matmul_desc *desc)
 {
     enum { FEW = 64 };
