@@ -238,9 +238,12 @@ failed:
 void npt_exec_destroy(npt_exec *exec)
 {
     if (exec == NULL) return;
-    if (exec->counts.panels > 0)
-        npt_log(NPT_LOG_VERBOSE, "matmul: %lld panels in bf16 pieces, %lld of them again by FMA",
-                (long long)exec->counts.panels, (long long)exec->counts.by_fma);
+    const npt_matmul_counts *counts = &exec->counts;
+    if (counts->panels > 0)
+        npt_log(counts->by_fma > 0 ? NPT_LOG_NOTE : NPT_LOG_VERBOSE,
+                "matmul: of %lld panels in bf16 pieces %lld were made again by FMA, where pieces "
+                "would not have been F32",
+                (long long)counts->panels, (long long)counts->by_fma);
     npt_free(exec->matmul_scratch.heap);
     npt_free(exec->kernel_scratch.heap);
     npt_free(exec->choices);

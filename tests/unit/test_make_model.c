@@ -4,6 +4,7 @@
 #include "npt.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 #include "base/rng.h"
 #include "files/json.h"
@@ -191,6 +192,58 @@ static void what_is_stored_in_4_bits_is_what_loading_would_quantize(void **state
             npt_free(paths[i]);
         }
     }
+    temp_dir_remove(top);
+}
+
+/* The same file with its packed weights called something else; their bytes stay. */
+static void store_as(const char *from, const char *to, npt_dtype storage)
+{
+    npt_st_writer *writer = NULL;
+    npt_model *model = NULL;
+    char *path = npt_format("%s/model.safetensors", to),
+         *copy = npt_format("mkdir '%s' && cp '%s/config.json' '%s'", to, from, to);
+    assert_int_equal(system(copy), 0);
+    assert_int_equal(npt_model_open(&model, from), NPT_OK);
+    assert_int_equal(npt_st_writer_create(&writer, path), NPT_OK);
+    for (size_t i = 0; i < npt_st_count(model->st); i++) {
+        const npt_st_tensor *t = npt_st_at(model->st, i);
+        const bool packed = t->dtype == NPT_U8 && t->rank == 2;
+        const int64_t column[2] = {(int64_t)(t->bytes / npt_dtype_bytes(storage)), 1};
+        assert_int_equal(npt_st_writer_add(writer, t->name, packed ? storage : t->dtype, t->rank,
+                                           packed ? column : t->shape, t->data, NULL, NULL),
+                         NPT_OK);
+    }
+    assert_int_equal(npt_st_writer_commit(writer), NPT_OK);
+    npt_st_writer_destroy(writer);
+    npt_model_close(model);
+    npt_free(path);
+    npt_free(copy);
+}
+
+static void the_storage_dtype_of_packed_weights_does_not_matter(void **state)
+{
+    static const npt_dtype storages[] = {NPT_BF16, NPT_F16, NPT_F32};
+    (void)state;
+    char *top = temp_dir(), *path = npt_path_join(top, "u8");
+    npt_make_model_options o = small(path);
+    npt_model *models[2];
+    npt_exec *execs[2];
+    o.quantize = true;
+    make(&o);
+    load_as(path, (npt_policy_request){.base_is_quantized = true}, &models[0], &execs[0]);
+    for (size_t i = 0; i < NPT_COUNT(storages); i++) {
+        char *other = npt_path_join(top, npt_dtype_name(storages[i]));
+        store_as(path, other, storages[i]);
+        load_as(other, (npt_policy_request){.base_is_quantized = true}, &models[1], &execs[1]);
+        expect_same_linear(&models[0]->blocks[2].down, &models[1]->blocks[2].down);
+        expect_same_linear(&models[0]->blocks[0].q, &models[1]->blocks[0].q);
+        npt_model_close(models[1]);
+        npt_exec_destroy(execs[1]);
+        npt_free(other);
+    }
+    npt_model_close(models[0]);
+    npt_exec_destroy(execs[0]);
+    npt_free(path);
     temp_dir_remove(top);
 }
 
@@ -464,6 +517,8 @@ int main(void)
         NPT_CASE("every weight can be loaded", every_weight_can_be_loaded),
         NPT_CASE("what is stored in 4 bits is what loading would quantize",
                  what_is_stored_in_4_bits_is_what_loading_would_quantize),
+        NPT_CASE("the storage dtype of packed weights does not matter",
+                 the_storage_dtype_of_packed_weights_does_not_matter),
         NPT_CASE("values are what the definition says", values_are_what_the_definition_says),
         NPT_CASE("values have the deviation asked for", values_have_the_deviation_asked_for),
         NPT_CASE("values do not depend on how a range is cut",
