@@ -10,12 +10,13 @@
  * its vectors at a time. Independently of that, one matrix is the row operand of the tile and the
  * other the lane operand (matmul_native.h): the streamed matrix takes the part that its layout
  * packs into without turning. Sums of a task stay in F32 scratch, in the tile's own form, over all
- * of k; bias, accumulation and the one rounding come at the end. Invariant: chunks, panels and k
- * blocks follow from the shape alone, so the bits do not depend on the number of threads. */
+ * of k; bias, accumulation and the one rounding come at the end. Invariant: panels and k blocks
+ * follow from the shape alone, and what is judged is a panel against a panel; chunks, of which
+ * every worker gets some, are whole panels. So the bits do not depend on the number of threads. */
 
 enum {
-    CHUNK_LANES = NPT_NATIVE_CHUNK, /* most streamed vectors of a task, as lanes; */
-    WIDE_UP_TO = 256,               /* half of that where the sums of more would fill the cache */
+    CHUNK_LANES = NPT_NATIVE_CHUNK, /* most streamed vectors of a task, as lanes; half of that */
+    WIDE_UP_TO = 256,               /* for more resident ones: sums must stay in the cache */
     CHUNK_PANELS = 8,               /* the same as rows: panels */
     WORKER_TASKS = 4,               /* of a worker: smaller chunks where there would be fewer */
     LINE = 64,
