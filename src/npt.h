@@ -338,8 +338,7 @@ typedef struct npt_make_model_options {
     npt_dtype dtype; /* F32, F16, BF16 */
     uint64_t seed;
     bool tie_embeddings;
-    bool quantize; /* the blocks' linears in NF4 with double quantization, as bitsandbytes stores it
-                    */
+    bool quantize; /* linears of blocks as bitsandbytes stores NF4, doubly quantized */
 } npt_make_model_options;
 NPT_API void npt_make_model_options_init(npt_make_model_options *options);
 NPT_API npt_status npt_make_model(const npt_make_model_options *options);

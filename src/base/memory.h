@@ -61,9 +61,7 @@ void npt_arena_expect(npt_arena *arena, size_t bytes);
 /* Forgets every block; keeps the chunks for reuse. */
 void npt_arena_reset(npt_arena *arena);
 /* A point to come back to: blocks handed out after `mark` are forgotten by npt_arena_rewind(). */
-typedef struct npt_arena_mark {
-    size_t chunk, used;
-} npt_arena_mark;
+typedef struct npt_arena_mark { size_t chunk, used; } npt_arena_mark;
 npt_arena_mark npt_arena_get_mark(const npt_arena *arena);
 void npt_arena_rewind(npt_arena *arena, npt_arena_mark mark);
 /* Largest number of bytes ever handed out at once, in all and per tag. */

@@ -24,28 +24,18 @@ enum {
     SMALL_DEPTH = 64  /* below, turning C costs more than turning an operand */
 };
 
-static int64_t parts(int64_t total, int64_t size)
-{
-    return (total + size - 1) / size;
-}
-
-static int64_t round_up(int64_t total, int64_t size)
-{
-    return parts(total, size) * size;
-}
-
 /* ---- The shape of the work ----------------------------------------------------------------- */
 
 /* An even tile height that cuts `count` rows with little waste. */
 static int tile_rows(const npt_native_ops *ops, int64_t count)
 {
-    const int64_t panels = parts(count, ops->max_rows);
-    return (int)round_up(parts(count, panels), ops->row_unit);
+    const int64_t panels = npt_parts(count, ops->max_rows);
+    return (int)npt_round_up(npt_parts(count, panels), ops->row_unit);
 }
 
 static int64_t even_blocks(int64_t total, int64_t most, int64_t unit)
 {
-    return round_up(parts(total, parts(total, most)), unit);
+    return npt_round_up(npt_parts(total, npt_parts(total, most)), unit);
 }
 
 static int64_t clamp(int64_t value, int64_t low, int64_t high)
@@ -57,22 +47,22 @@ static void shape_chunks(npt_native_shape *shape, int workers)
 {
     const int wide = 2 * shape->ops.lanes;
     const bool stream_lanes = shape->stream_w == shape->lanes_w;
-    const int64_t share = parts(shape->streamed, WORKER_TASKS * workers);
+    const int64_t share = npt_parts(shape->streamed, WORKER_TASKS * workers);
     int64_t sums_rows, sums_lanes;
     shape->block = even_blocks(shape->resident, NPT_RESIDENT_MAX, wide);
     if (stream_lanes) {
         const int64_t most = shape->block <= WIDE_UP_TO ? CHUNK_LANES : CHUNK_LANES / 2;
-        shape->chunk = clamp(round_up(share, wide), 4 * wide, most);
+        shape->chunk = clamp(npt_round_up(share, wide), 4 * wide, most);
         shape->resident_rows = tile_rows(&shape->ops, npt_min64(shape->resident, shape->block));
-        sums_rows = round_up(shape->block, shape->resident_rows);
+        sums_rows = npt_round_up(shape->block, shape->resident_rows);
         sums_lanes = shape->chunk;
         shape->panel_bytes = (size_t)(shape->ops.depth * shape->chunk * shape->ops.lane_bytes);
     } else {
         shape->stream_rows = tile_rows(&shape->ops, shape->streamed);
         const int64_t height = shape->stream_rows;
-        shape->chunk = clamp(round_up(share, height), height, CHUNK_PANELS * height);
+        shape->chunk = clamp(npt_round_up(share, height), height, CHUNK_PANELS * height);
         sums_rows = shape->chunk;
-        sums_lanes = round_up(shape->block, wide);
+        sums_lanes = npt_round_up(shape->block, wide);
         shape->panel_bytes = (size_t)(shape->ops.depth * height * shape->ops.row_bytes);
     }
     shape->panel_bytes = (shape->panel_bytes + 63) / 64 * 64;
@@ -82,7 +72,7 @@ static void shape_chunks(npt_native_shape *shape, int workers)
 static npt_native_shape shape_of(const npt_matmul_desc *desc, const npt_native_ops *ops,
                                  int workers)
 {
-    npt_native_shape shape = {.ops = *ops, .depth_blocks = parts(desc->k, ops->depth)};
+    npt_native_shape shape = {.ops = *ops, .depth_blocks = npt_parts(desc->k, ops->depth)};
     shape.stream_w = desc->n >= 128 || desc->n >= desc->m;
     shape.streamed = shape.stream_w ? desc->n : desc->m;
     shape.resident = shape.stream_w ? desc->m : desc->n;
@@ -102,22 +92,24 @@ static npt_native_shape shape_of(const npt_matmul_desc *desc, const npt_native_o
 static char *resident_rows(const npt_native_job *job, int64_t panel, int64_t k0)
 {
     const npt_native_shape *shape = &job->shape;
-    const int64_t panels = k0 / shape->ops.depth * parts(job->count, shape->resident_rows) + panel;
+    const int64_t panels =
+        k0 / shape->ops.depth * npt_parts(job->count, shape->resident_rows) + panel;
     return job->packed + panels * shape->resident_rows * shape->ops.depth * shape->ops.row_bytes;
 }
 
 static char *resident_lanes(const npt_native_job *job, int64_t first, int64_t k0)
 {
     const npt_native_ops *ops = &job->shape.ops;
-    const int64_t depth = round_up(npt_min64(ops->depth, job->desc->k - k0), ops->depth_unit);
-    return job->packed + (k0 * round_up(job->count, ops->lanes) + first * depth) * ops->lane_bytes;
+    const int64_t depth = npt_round_up(npt_min64(ops->depth, job->desc->k - k0), ops->depth_unit);
+    return job->packed +
+           (k0 * npt_round_up(job->count, ops->lanes) + first * depth) * ops->lane_bytes;
 }
 
 static int64_t units_of(const npt_native_ops *ops, const npt_native_packing *packing, bool as_rows)
 {
-    if (as_rows) return packing->count * parts(packing->depth, NPT_NATIVE_UNIT_DEPTH);
-    return parts(round_up(packing->depth, ops->depth_unit), 2) *
-           parts(packing->count, npt_native_unit_lanes(packing->src->dtype));
+    if (as_rows) return packing->count * npt_parts(packing->depth, NPT_NATIVE_UNIT_DEPTH);
+    return npt_parts(npt_round_up(packing->depth, ops->depth_unit), 2) *
+           npt_parts(packing->count, npt_native_unit_lanes(packing->src->dtype));
 }
 
 static void pack_units(const npt_native_ops *ops, const npt_native_packing *packing, bool as_rows,
@@ -227,16 +219,16 @@ static bool stream_rows(const npt_native_job *job)
 static void share_out(const npt_native_ops *ops, npt_native_step *step, int64_t tiles)
 {
     npt_native_aside *a = &step->aside;
-    a->slots = tiles * parts(step->packing.depth, ops->depth_unit) * ops->products;
-    a->tile_lines = parts(a->line_end - a->line, tiles);
-    a->slot_lines = parts(a->line_end - a->line, a->slots);
+    a->slots = tiles * npt_parts(step->packing.depth, ops->depth_unit) * ops->products;
+    a->tile_lines = npt_parts(a->line_end - a->line, tiles);
+    a->slot_lines = npt_parts(a->line_end - a->line, a->slots);
     a->units = a->unit_end;
     a->due = 0;
 }
 
 static void run_tile(const npt_native_job *job, npt_native_tile *tile, npt_native_step *step)
 {
-    tile->depth = round_up(step->packing.depth, job->shape.ops.depth_unit);
+    tile->depth = npt_round_up(step->packing.depth, job->shape.ops.depth_unit);
     tile->add = step->packing.k0 > 0;
     tile->aside = &step->aside;
     job->shape.ops.tile(tile);
@@ -247,7 +239,7 @@ static void multiply_rows(const npt_native_job *job, npt_native_step *step,
 {
     const npt_native_ops *ops = &job->shape.ops;
     const npt_native_packing *packing = &step->packing;
-    const int64_t panels = parts(job->count, 2 * ops->lanes);
+    const int64_t panels = npt_parts(job->count, 2 * ops->lanes);
     share_out(ops, step, panels);
     for (int64_t p = 0; p < panels; p++) {
         const int64_t lane = p * 2 * ops->lanes;
@@ -274,8 +266,8 @@ static void multiply_lanes(const npt_native_job *job, npt_native_step *step,
     const npt_native_ops *ops = &job->shape.ops;
     const npt_native_packing *packing = &step->packing;
     const int rows = job->shape.resident_rows, wide = 2 * ops->lanes;
-    const int64_t panels = parts(job->count, rows);
-    share_out(ops, step, panels * parts(packing->count, wide));
+    const int64_t panels = npt_parts(job->count, rows);
+    share_out(ops, step, panels * npt_parts(packing->count, wide));
     for (int64_t p = 0; p < panels; p++)
         for (int64_t lane = 0; lane < packing->count; lane += wide) {
             if (ops->checked && job->panels[p].unfit) continue;
@@ -296,9 +288,10 @@ static npt_native_area area_of(const npt_native_job *job, int64_t first, int64_t
     const npt_native_shape *shape = &job->shape;
     if (shape->stream_w == shape->lanes_w)
         return (npt_native_area){
-            job->first, job->count, first, count, round_up(job->count, shape->resident_rows), sums};
+            job->first, job->count, first, count, npt_round_up(job->count, shape->resident_rows),
+            sums};
     return (npt_native_area){
-        first, count, job->first, job->count, round_up(count, shape->stream_rows), sums};
+        first, count, job->first, job->count, npt_round_up(count, shape->stream_rows), sums};
 }
 
 /* The steps of a task, in order: all panels (or the one chunk of lanes) of a k block, then the next
@@ -384,14 +377,15 @@ static void chunk_task(void *context, int64_t index, int worker)
     const npt_native_ops *ops = &shape->ops;
     const int64_t first = index * shape->chunk;
     const int64_t end = npt_min64(first + shape->chunk, shape->streamed);
-    const int64_t unit = stream_rows(job) ? shape->stream_rows : round_up(end - first, ops->lanes);
+    const int64_t unit =
+        stream_rows(job) ? shape->stream_rows : npt_round_up(end - first, ops->lanes);
     float *sums = (void *)(job->scratch->worker + (size_t)worker * job->scratch->worker_stride);
     char *const buffers = (char *)(sums + shape->sums_floats);
     const npt_native_area area = area_of(job, first, end - first, sums);
     npt_native_walk walk = {.first = first,
                             .end = end,
                             .unit = unit,
-                            .panels = parts(end - first, unit),
+                            .panels = npt_parts(end - first, unit),
                             .buffer = {buffers, buffers + shape->panel_bytes}};
     if (!ops->packs_ahead) walk.buffer[1] = buffers;
     walk.steps = walk.panels * shape->depth_blocks;
@@ -434,7 +428,7 @@ void npt_matmul_blocked_plan(const npt_matmul_desc *desc, const npt_native_ops *
                              size_t *worker_bytes, size_t *shared_bytes)
 {
     const npt_native_shape shape = shape_of(desc, ops, workers);
-    const int64_t k = round_up(desc->k, ops->depth);
+    const int64_t k = npt_round_up(desc->k, ops->depth);
     const int64_t vectors = shape.block + 2 * NPT_NATIVE_MAX_LANES; /* panels may stick out */
     *worker_bytes = shape.sums_floats * sizeof(float) + shape.panel_bytes;
     if (ops->packs_ahead) *worker_bytes += shape.panel_bytes;
@@ -457,8 +451,8 @@ void npt_matmul_blocked_run(const npt_matmul_desc *desc, const npt_matmul_args *
     if (ops->checked) npt_matmul_native_ops(scratch->cpu, &job.fma);
     for (; job.first < job.shape.resident; job.first += job.shape.block) {
         job.count = npt_min64(job.shape.block, job.shape.resident - job.first);
-        npt_threads_run(scratch->threads, pack_resident_task, &job, parts(job.count, unit));
+        npt_threads_run(scratch->threads, pack_resident_task, &job, npt_parts(job.count, unit));
         npt_threads_run(scratch->threads, chunk_task, &job,
-                        parts(job.shape.streamed, job.shape.chunk));
+                        npt_parts(job.shape.streamed, job.shape.chunk));
     }
 }

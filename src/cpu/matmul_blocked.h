@@ -53,11 +53,6 @@ static inline int npt_panel_vectors(const npt_native_ops *ops, int64_t first, in
     return count - first > ops->lanes ? 2 : 1;
 }
 
-static inline int64_t npt_min64(int64_t x, int64_t y)
-{
-    return x < y ? x : y;
-}
-
 /* ---- matmul_patch.c: only where ops->checked, the streamed matrix is W and A is resident ---- */
 
 /* What there is to say of panel `index` of the resident block before it is multiplied. */

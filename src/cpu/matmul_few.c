@@ -43,21 +43,6 @@ typedef struct npt_few_buffers {
     float sums[NPT_NATIVE_DOT_TOKENS][DOT_CHUNK];
 } npt_few_buffers;
 
-static int64_t min64(int64_t x, int64_t y)
-{
-    return x < y ? x : y;
-}
-
-static int64_t parts_of(int64_t total, int64_t size)
-{
-    return (total + size - 1) / size;
-}
-
-static int64_t round_up(int64_t total, int64_t size)
-{
-    return parts_of(total, size) * size;
-}
-
 static npt_few_buffers *buffers_of(const npt_few_job *job, int worker)
 {
     return (void *)(job->scratch->worker + (size_t)worker * job->scratch->worker_stride);
@@ -71,8 +56,8 @@ static const float *widen_rows(const npt_few_job *job, int64_t row, int64_t rows
 {
     const npt_native_operand *w = &job->w;
     const int64_t length = w->k_inside ? w->depth : w->count,
-                  there = min64(rows, (w->k_inside ? w->count : w->depth) - row),
-                  padded = round_up(count, 2 * job->ops.lanes);
+                  there = npt_min64(rows, (w->k_inside ? w->count : w->depth) - row),
+                  padded = npt_round_up(count, 2 * job->ops.lanes);
     *stride = length;
     if (w->dtype == NPT_F32 && there == rows && count == padded)
         return (const float *)w->data + row * length + first;
@@ -120,10 +105,10 @@ static void dot_rows(const npt_few_job *job, npt_few_buffers *buffers, int64_t r
     const int64_t k = job->desc->k;
     memset(buffers->partial, 0, sizeof(buffers->partial));
     for (int64_t k0 = 0; k0 < k; k0 += NPT_NATIVE_DEPTH) {
-        const int64_t depth = min64(NPT_NATIVE_DEPTH, k - k0);
+        const int64_t depth = npt_min64(NPT_NATIVE_DEPTH, k - k0);
         int64_t stride;
         const float *w = widen_rows(job, row, DOT_ROWS, k0, depth, buffers, &stride);
-        ops->dot((int)job->desc->m, round_up(depth, ops->lanes), w, stride, job->tokens + k0,
+        ops->dot((int)job->desc->m, npt_round_up(depth, ops->lanes), w, stride, job->tokens + k0,
                  job->stride, buffers->partial[0][0]);
     }
 }
@@ -133,7 +118,7 @@ static void dot_task(void *context, int64_t index, int worker)
     const npt_few_job *job = context;
     const npt_native_ops *ops = &job->ops;
     const npt_matmul_desc *desc = job->desc;
-    const int64_t first = index * DOT_CHUNK, columns = min64(DOT_CHUNK, desc->n - first);
+    const int64_t first = index * DOT_CHUNK, columns = npt_min64(DOT_CHUNK, desc->n - first);
     npt_few_buffers *buffers = buffers_of(job, worker);
     const float *partial = buffers->partial[0][0];
     for (int64_t j = 0; j < columns; j += DOT_ROWS) {
@@ -164,7 +149,7 @@ static void turn_tokens_task(void *context, int64_t index, int worker)
 {
     enum { TOKENS = NPT_NATIVE_SPREAD_TOKENS };
     const npt_few_job *job = context;
-    const int64_t k = job->desc->k, first = index * PART, count = min64(PART, k - first);
+    const int64_t k = job->desc->k, first = index * PART, count = npt_min64(PART, k - first);
     float *dst = job->tokens + first * TOKENS, line[PART];
     (void)worker;
     for (int64_t t = 0; t < job->desc->m; t++) {
@@ -183,17 +168,17 @@ static void spread_task(void *context, int64_t index, int worker)
     const npt_few_job *job = context;
     const int64_t n = job->desc->n, m = job->desc->m, part = index / job->stripes,
                   stripe = index % job->stripes, first = stripe * STRIPE,
-                  columns = min64(STRIPE, n - first),
-                  end = min64(job->desc->k, (part + 1) * job->part_rows);
+                  columns = npt_min64(STRIPE, n - first),
+                  end = npt_min64(job->desc->k, (part + 1) * job->part_rows);
     float *sums = stripe_sums(job, part, stripe);
     npt_few_buffers *buffers = buffers_of(job, worker);
     memset(sums, 0, (size_t)(m * WIDTH) * sizeof(float));
     for (int64_t row = part * job->part_rows; row < end; row += SPREAD_ROWS)
         for (int64_t column = 0; column < columns; column += SPREAD_COLUMNS) {
-            const int64_t some = min64(SPREAD_COLUMNS, columns - column);
+            const int64_t some = npt_min64(SPREAD_COLUMNS, columns - column);
             npt_native_spread work = {.tokens = m,
-                                      .rows = min64(SPREAD_ROWS, end - row),
-                                      .width = round_up(some, job->ops.lanes),
+                                      .rows = npt_min64(SPREAD_ROWS, end - row),
+                                      .width = npt_round_up(some, job->ops.lanes),
                                       .x = job->tokens + row * NPT_NATIVE_SPREAD_TOKENS,
                                       .sums = sums + column,
                                       .x_stride = NPT_NATIVE_SPREAD_TOKENS,
@@ -234,7 +219,7 @@ static void store_task(void *context, int64_t index, int worker)
         .sums = sums,
         .rows = desc->m,
         .width = WIDTH,
-        .lanes = min64(STRIPE, desc->n - first),
+        .lanes = npt_min64(STRIPE, desc->n - first),
         .c = (char *)job->args->c + (size_t)first * npt_dtype_bytes(desc->c),
         .stride = desc->n,
         .dtype = desc->c,
@@ -250,11 +235,11 @@ static void store_task(void *context, int64_t index, int worker)
 static npt_few_job job_for(const npt_matmul_desc *desc)
 {
     npt_few_job job = {.desc = desc,
-                       .stride = round_up(desc->k, 2 * NPT_NATIVE_MAX_LANES),
-                       .stripes = parts_of(desc->n, STRIPE)};
-    const int64_t wanted = parts_of(TASKS, job.stripes), most = parts_of(desc->k, PART);
-    job.part_rows = round_up(parts_of(desc->k, min64(wanted, most)), SPREAD_ROWS);
-    job.parts = parts_of(desc->k, job.part_rows);
+                       .stride = npt_round_up(desc->k, 2 * NPT_NATIVE_MAX_LANES),
+                       .stripes = npt_parts(desc->n, STRIPE)};
+    const int64_t wanted = npt_parts(TASKS, job.stripes), most = npt_parts(desc->k, PART);
+    job.part_rows = npt_round_up(npt_parts(desc->k, npt_min64(wanted, most)), SPREAD_ROWS);
+    job.parts = npt_parts(desc->k, job.part_rows);
     return job;
 }
 
@@ -288,10 +273,10 @@ void npt_matmul_few_run(const npt_matmul_desc *desc, const npt_matmul_args *args
     job.sums = job.tokens + job.stride * NPT_NATIVE_SPREAD_TOKENS;
     if (desc->trans_w) {
         npt_threads_run(scratch->threads, widen_tokens_task, &job, desc->m);
-        npt_threads_run(scratch->threads, dot_task, &job, parts_of(desc->n, DOT_CHUNK));
+        npt_threads_run(scratch->threads, dot_task, &job, npt_parts(desc->n, DOT_CHUNK));
         return;
     }
-    npt_threads_run(scratch->threads, turn_tokens_task, &job, parts_of(desc->k, PART));
+    npt_threads_run(scratch->threads, turn_tokens_task, &job, npt_parts(desc->k, PART));
     npt_threads_run(scratch->threads, spread_task, &job, job.parts * job.stripes);
     npt_threads_run(scratch->threads, store_task, &job, job.stripes);
 }

@@ -59,6 +59,22 @@ typedef struct npt_native_packing {
     void *dst;
 } npt_native_packing;
 
+static inline int64_t npt_min64(int64_t x, int64_t y)
+{
+    return x < y ? x : y;
+}
+
+/* How many of `size` make up `total`. */
+static inline int64_t npt_parts(int64_t total, int64_t size)
+{
+    return (total + size - 1) / size;
+}
+
+static inline int64_t npt_round_up(int64_t total, int64_t size)
+{
+    return npt_parts(total, size) * size;
+}
+
 /* A block of NF4 is not cut. */
 static inline int64_t npt_native_unit_lanes(npt_dtype dtype)
 {

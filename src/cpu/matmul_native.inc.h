@@ -1,18 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The native matmul's inner loops, written once and compiled per instruction set. The including
- * file defines the vector type and the v_… operations on it:
- *     vf, LANES, MAX_ROWS, TILE_SWITCH(rows, DO), v_zero() v_set1(x) v_load(p) v_store(p, v)
- * v_fma(a, b, c) v_add(a, b), v_from_f16(p), v_from_bf16(p), v_from_nf4(packed, table),
- * v_table(levels, absmax), vindex, v_bytes(p), v_high_nibbles(i), v_lookup(table, i), v_to_f16(p,
- * v), v_to_bf16(p, v), v_transpose(v[LANES]), v_sum(v), DOT_TOKENS No function here reads or writes
- * past the elements it was given. */
+ * file defines FILL, LANES, MAX_ROWS, TILE_CASES, DOT_TOKENS; vf with v_zero(), v_set1(x),
+ * v_load(p), v_store(p, v), v_fma(a, b, c), v_add(a, b), v_transpose(v[LANES]), v_from_f16(p),
+ * v_from_bf16(p), v_to_f16(p, v), v_to_bf16(p, v); and for NF4 vtable with v_table(levels, absmax)
+ * and v_from_nf4(packed, table), vindex with v_bytes(p), v_high_nibbles(i) and v_lookup(table, i).
+ * No function here reads or writes past the elements it was given. */
 
 #define INLINE static inline __attribute__((always_inline))
-
-static int64_t at_most(int64_t x, int64_t limit)
-{
-    return x < limit ? x : limit;
-}
 
 /* ---- Widening ------------------------------------------------------------------------------ */
 
@@ -86,7 +80,7 @@ static void widen_unwoven(const npt_native_operand *src, int64_t index, int64_t 
     const uint8_t *packed = (const uint8_t *)src->data + index / 2;
     for (int64_t i = 0; i < count;) {
         const vtable table = v_table(src->levels, src->absmax[(index + i) / 64]);
-        for (const int64_t end = at_most(i + 64, count); i < end; i += 2 * LANES) {
+        for (const int64_t end = npt_min64(i + 64, count); i < end; i += 2 * LANES) {
             const vindex bytes = v_bytes(packed + i / 2);
             v_store(dst + i, v_lookup(table, v_high_nibbles(bytes)));
             v_store(dst + i + LANES, v_lookup(table, bytes));
@@ -100,7 +94,7 @@ static void pack_rows(const npt_native_packing *packing, int64_t from, int64_t t
 {
     const npt_native_operand *src = packing->src;
     const int64_t depth = packing->depth, k0 = packing->k0, first = packing->first;
-    const int64_t valid = at_most(packing->count, src->count - first);
+    const int64_t valid = npt_min64(packing->count, src->count - first);
     float *dst = packing->dst;
     (void)from, (void)to;
     for (int64_t r = valid; r < packing->count; r++)
@@ -122,10 +116,10 @@ static void pack_turned(const npt_native_operand *src, int64_t first, int64_t wi
                         int64_t depth, float *dst)
 {
     float line[LANES][LANES];
-    const int64_t valid = at_most(LANES, src->count - first);
+    const int64_t valid = npt_min64(LANES, src->count - first);
     memset(line, 0, sizeof(line));
     for (int64_t k = 0; k < depth; k += LANES) {
-        const int64_t some = at_most(LANES, depth - k);
+        const int64_t some = npt_min64(LANES, depth - k);
         vf v[LANES];
         for (int64_t r = 0; r < valid; r++)
             widen(src, (first + r) * src->depth + k0 + k, some, line[r]);
@@ -167,7 +161,7 @@ INLINE void pack_line(const npt_dtype dtype, const npt_native_operand *src, int6
 INLINE void pack_straight(const npt_dtype dtype, const npt_native_packing *packing)
 {
     const npt_native_operand *src = packing->src;
-    const int64_t valid = at_most(packing->count, src->count - packing->first);
+    const int64_t valid = npt_min64(packing->count, src->count - packing->first);
     for (int64_t k = 0; k < packing->depth; k++)
         pack_line(dtype, src, (packing->k0 + k) * src->count + packing->first, valid,
                   packing->count, k, packing->dst);
@@ -178,7 +172,7 @@ static void pack_nf4_any(const npt_native_packing *packing)
 {
     float line[NPT_NATIVE_CHUNK] = {0};
     const npt_native_operand *src = packing->src;
-    const int64_t width = packing->count, valid = at_most(width, src->count - packing->first);
+    const int64_t width = packing->count, valid = npt_min64(width, src->count - packing->first);
     const npt_native_operand buffer = {.data = line, .dtype = NPT_F32, .count = width, .depth = 1};
     for (int64_t k = 0; k < packing->depth; k++) {
         widen(src, (packing->k0 + k) * src->count + packing->first, valid, line);
@@ -239,7 +233,8 @@ INLINE void tile_of(const int rows, const int vectors, const npt_native_tile *ti
     const int width = vectors * LANES;
     npt_native_aside *const aside = tile->aside;
     const int64_t left = aside != NULL ? aside->line_end - aside->line : 0;
-    const int64_t quota = left == 0 ? 0 : at_most(at_most(aside->tile_lines, tile->depth), left);
+    const int64_t quota =
+        left == 0 ? 0 : npt_min64(npt_min64(aside->tile_lines, tile->depth), left);
     const int64_t every = quota > 0 ? tile->depth / quota : 0;
     const float *const row = tile->row, *const lane = tile->lane;
     int64_t k = 0;
@@ -336,7 +331,7 @@ static void store_transposed(const npt_native_store *piece)
 {
     for (int64_t r = 0; r < piece->rows; r += LANES)
         for (int64_t i = 0; i < piece->lanes; i += LANES) {
-            const int64_t valid = at_most(LANES, piece->rows - r);
+            const int64_t valid = npt_min64(LANES, piece->rows - r);
             vf v[LANES];
             for (int64_t j = 0; j < LANES; j++)
                 v[j] = j < valid ? v_load(piece->sums + (r + j) * piece->width + i) : v_zero();

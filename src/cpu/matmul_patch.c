@@ -154,7 +154,7 @@ void npt_matmul_patch(const npt_native_job *job, const npt_native_area *area, vo
     for (int64_t at = 0; at < job->count; at += panel_width(job), panels++)
         again += patch_panel(job, area, at, &job->panels[panels], buffers);
     if (job->scratch->counts == NULL) return;
-    panels *= (ends + size - 1) / size;
+    panels *= npt_parts(ends, size);
     __atomic_fetch_add(&job->scratch->counts->panels, panels, __ATOMIC_RELAXED);
     __atomic_fetch_add(&job->scratch->counts->by_fma, again, __ATOMIC_RELAXED);
 }

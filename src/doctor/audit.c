@@ -167,7 +167,7 @@ static npt_status count_tensor(auditor *a, const npt_audit_group *like, const ch
 static bool differs(const npt_audit_group *g)
 {
     if (g->record != NPT_DTYPE_NONE)
-        return g->file != NPT_DTYPE_NONE && npt_dtype_is_float(g->file);
+        return g->action != NPT_LOAD_STORED && npt_dtype_is_float(g->file);
     return npt_dtype_is_float(g->file) && g->config != NPT_DTYPE_NONE && g->file != g->config;
 }
 

@@ -200,18 +200,13 @@ static const struct family_words {
     [NPT_QWEN3] = {"Qwen3ForCausalLM", 1000000, 1e-6},
 };
 
-static const char *dtype_word(npt_dtype dtype)
-{
-    return dtype == NPT_F16 ? "float16" : dtype == NPT_BF16 ? "bfloat16" : "float32";
-}
-
 /* As transformers writes it for a model saved in 4 bits. */
 static int set_quantization(json_t *root, npt_dtype dtype)
 {
     json_t *record = json_pack(
         "{s:s, s:b, s:b, s:s, s:b, s:s, s:s}", "quant_method", "bitsandbytes", "load_in_4bit", 1,
         "load_in_8bit", 0, "bnb_4bit_quant_type", "nf4", "bnb_4bit_use_double_quant", 1,
-        "bnb_4bit_compute_dtype", dtype_word(dtype), "bnb_4bit_quant_storage", "uint8");
+        "bnb_4bit_compute_dtype", npt_random_dtype_word(dtype), "bnb_4bit_quant_storage", "uint8");
     return json_object_set_new(root, "quantization_config", record);
 }
 
@@ -237,7 +232,7 @@ static npt_status write_config(const plan *p, const char *directory)
     json_t *root = json_pack(
         "{s:[s], s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:b, s:b}",
         "architectures", words->architecture, "model_type", npt_family_name(p->family),
-        "hidden_act", "silu", "torch_dtype", dtype_word(o->dtype), "hidden_size",
+        "hidden_act", "silu", "torch_dtype", npt_random_dtype_word(o->dtype), "hidden_size",
         (json_int_t)o->hidden, "intermediate_size", (json_int_t)o->inter, "num_hidden_layers",
         (json_int_t)o->layers, "num_attention_heads", (json_int_t)o->heads, "num_key_value_heads",
         (json_int_t)o->kv_heads, "head_dim", (json_int_t)p->head_dim, "vocab_size",

@@ -13,6 +13,7 @@ static npt_dtype linear_dtype(const npt_model *model)
 {
     const npt_st_tensor *tensor = npt_st_find(model->st, "model.layers.0.mlp.gate_proj.weight");
     if (tensor == NULL) return model->config.dtype;
+    if (model->config.quantized && npt_tensor_is_packed(tensor)) return NPT_NF4;
     return npt_dtype_is_float(tensor->dtype) ? tensor->dtype : NPT_NF4;
 }
 

@@ -73,39 +73,34 @@ static void make(npt_random_nf4 *linear, float *offset)
     maker->holds = linear->values;
 }
 
+static npt_nf4_maker *made_again(npt_random_nf4 *linear)
+{
+    float offset; /* is in the record already */
+    make(linear, &offset);
+    return linear->maker;
+}
+
 static npt_status produce_packed(void *context, uint64_t offset, void *dst, size_t bytes)
 {
-    npt_random_nf4 *linear = context;
-    float mean;
-    make(linear, &mean);
-    memcpy(dst, linear->maker->packed + offset, bytes);
+    memcpy(dst, made_again(context)->packed + offset, bytes);
     return NPT_OK;
 }
 
 static npt_status produce_codes(void *context, uint64_t offset, void *dst, size_t bytes)
 {
-    npt_random_nf4 *linear = context;
-    float mean;
-    make(linear, &mean);
-    memcpy(dst, linear->maker->codes + offset, bytes);
+    memcpy(dst, made_again(context)->codes + offset, bytes);
     return NPT_OK;
 }
 
 /* ---- Tensors ---- */
 
-static const char *dtype_word(npt_dtype dtype)
-{
-    return dtype == NPT_F16 ? "float16" : dtype == NPT_BF16 ? "bfloat16" : "float32";
-}
-
-/* The shortest text that is the same number again. */
 static void describe(npt_random_nf4 *linear, const int64_t shape[2], float offset)
 {
     snprintf(linear->record, sizeof linear->record,
              "{\"quant_type\": \"nf4\", \"blocksize\": %d, \"dtype\": \"%s\", \"shape\": [%" PRId64
              ", %" PRId64 "], \"nested_blocksize\": %d, \"nested_dtype\": \"float32\", "
              "\"nested_offset\": %.9g}",
-             NPT_NF4_BLOCK, dtype_word(linear->values->dtype), shape[0], shape[1],
+             NPT_NF4_BLOCK, npt_random_dtype_word(linear->values->dtype), shape[0], shape[1],
              NPT_NF4_NESTED_BLOCK, (double)offset);
 }
 

@@ -68,3 +68,8 @@ void npt_random_weights_fill(const npt_random_weights *weights, int64_t first, i
         done += part;
     }
 }
+
+const char *npt_random_dtype_word(npt_dtype dtype)
+{
+    return dtype == NPT_F16 ? "float16" : dtype == NPT_BF16 ? "bfloat16" : "float32";
+}

@@ -19,4 +19,7 @@ typedef struct npt_random_weights {
 void npt_random_weights_fill(const npt_random_weights *weights, int64_t first, int64_t count,
                              void *dst);
 
+/* As config.json and a quantization record call it: "float32", "float16", "bfloat16". */
+const char *npt_random_dtype_word(npt_dtype dtype);
+
 #endif

@@ -134,8 +134,7 @@ bool npt_tensor_is_aligned(const npt_st_tensor *tensor)
     return bytes == 0 || tensor->begin % bytes == 0; /* files are mapped at pages */
 }
 
-/* Packed nibbles, one column of bytes or of whatever bnb_4bit_quant_storage says. */
-static bool is_packed(const npt_st_tensor *tensor)
+bool npt_tensor_is_packed(const npt_st_tensor *tensor)
 {
     return !npt_dtype_is_float(tensor->dtype) || (tensor->rank == 2 && tensor->shape[1] == 1);
 }
@@ -146,7 +145,7 @@ npt_load_action npt_tensor_action(const npt_policy *policy, bool stored, npt_ten
     npt_dtype planned = npt_tensor_planned(policy, kind, tensor->dtype);
     if (planned == NPT_NF4) {
         if (policy->quantize_on_load) return NPT_LOAD_QUANTIZED;
-        if (stored && is_packed(tensor)) return NPT_LOAD_STORED;
+        if (stored && npt_tensor_is_packed(tensor)) return NPT_LOAD_STORED;
         planned = NPT_F32; /* a float in a quantized checkpoint stays what it is */
     }
     if (tensor->dtype != planned && planned != NPT_F32) return NPT_LOAD_CONVERTED;

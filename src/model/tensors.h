@@ -54,5 +54,8 @@ npt_dtype npt_tensor_planned(const npt_policy *policy, npt_tensor_kind kind, npt
 npt_load_action npt_tensor_action(const npt_policy *policy, bool stored, npt_tensor_kind kind,
                                   const npt_st_tensor *tensor);
 bool npt_tensor_is_aligned(const npt_st_tensor *tensor);
+/* Of a linear in a checkpoint with a quantization record: 4-bit codes, in one column of bytes or of
+ * what bnb_4bit_quant_storage names; else weights that were left as they are. */
+bool npt_tensor_is_packed(const npt_st_tensor *tensor);
 
 #endif

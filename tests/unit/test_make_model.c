@@ -220,6 +220,21 @@ static void store_as(const char *from, const char *to, npt_dtype storage)
     npt_free(copy);
 }
 
+/* The doctor, too, must not take the storage for floats. */
+static void expect_fine_plan(const char *path)
+{
+    npt_train_options o;
+    npt_doctor_options doctor = {0};
+    npt_verdict verdict;
+    FILE *out = fopen("/dev/null", "w");
+    assert_non_null(out);
+    npt_train_options_init(&o, NPT_RECIPE_PRETRAIN);
+    o.model_name = path;
+    if (npt_doctor_plan(&o, &doctor, out, &verdict) != NPT_OK) fail_msg("%s", npt_error_message());
+    assert_int_equal(verdict, NPT_VERDICT_FINE);
+    fclose(out);
+}
+
 static void the_storage_dtype_of_packed_weights_does_not_matter(void **state)
 {
     static const npt_dtype storages[] = {NPT_BF16, NPT_F16, NPT_F32};
@@ -237,6 +252,8 @@ static void the_storage_dtype_of_packed_weights_does_not_matter(void **state)
         load_as(other, (npt_policy_request){.base_is_quantized = true}, &models[1], &execs[1]);
         expect_same_linear(&models[0]->blocks[2].down, &models[1]->blocks[2].down);
         expect_same_linear(&models[0]->blocks[0].q, &models[1]->blocks[0].q);
+        assert_int_equal(models[1]->file_dtype, NPT_NF4);
+        expect_fine_plan(other);
         npt_model_close(models[1]);
         npt_exec_destroy(execs[1]);
         npt_free(other);
