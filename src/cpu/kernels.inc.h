@@ -8,6 +8,7 @@
 #include "cpu/lanes.inc.h"
 
 #include "cpu/elementwise.inc.h"
+#include "cpu/gate.inc.h"
 #include "cpu/rows.inc.h"
 #include "cpu/totals.inc.h"
 #include "cpu/attention.inc.h"
@@ -25,10 +26,10 @@ void NPT_KERNELS_FILL(npt_kernels *kernels)
         .rope = rope,
         .attention = attention,
         .attention_backward = attention_backward,
-        .modulate = modulate,
-        .modulate_backward = modulate_backward,
-        .swiglu = swiglu,
-        .swiglu_backward = swiglu_backward,
+        .turn = turn,
+        .lowrank = lowrank,
+        .gate = gate,
+        .gate_backward = gate_backward,
         .distance = distance,
         .distance_backward = distance_backward,
         .sum_squares = sum_squares,

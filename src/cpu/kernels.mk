@@ -4,6 +4,7 @@
 NPT_KERNEL_TEXT = \
   src/cpu/attention.inc.h \
   src/cpu/elementwise.inc.h \
+  src/cpu/gate.inc.h \
   src/cpu/kernels.inc.h \
   src/cpu/lanes.inc.h \
   src/cpu/rows.inc.h \

@@ -128,6 +128,18 @@ static inline vf quiet(vf x)
 #endif
 }
 
+/* `yes` where the sign bit of x is set, `no` where it is not. */
+static inline vf pick_by_sign(vf x, vf yes, vf no)
+{
+#if NPT_VECTOR_FLOATS == 16
+    return (vf)_mm512_mask_blend_ps(_mm512_movepi32_mask((__m512i)x), (__m512)no, (__m512)yes);
+#elif NPT_VECTOR_FLOATS == 8
+    return (vf)_mm256_blendv_ps((__m256)no, (__m256)yes, (__m256)x);
+#else
+    return pick((vi)x >> 31, yes, no);
+#endif
+}
+
 /* ---- Halves ---------------------------------------------------------------------------------- */
 
 #if NPT_VECTOR_FLOATS == 4
@@ -145,13 +157,13 @@ static inline void put_bits(uint16_t *dst, vu bits)
 }
 
 /* The exponent is moved up by 112, for infinities and NaN twice; a subnormal is an integer. */
-static inline vf get_f16(const uint16_t *src)
+static inline vf get_f16_raw(const uint16_t *src)
 {
     vu half = get_bits(src), sign = (half & 0x8000u) << 16, bits = (half & 0x7fffu) << 13;
     vu special = (vu)((vi)bits >= 0x0f800000), subnormal = (vu)((vi)bits < 0x00800000);
     vf small = (vf)(bits + 0x38800000u) - 0x1p-14f;
     vu moved = bits + 0x38000000u + (special & 0x38000000u);
-    return quiet((vf)(sign | (vu)pick((vi)subnormal, small, (vf)moved)));
+    return (vf)(sign | (vu)pick((vi)subnormal, small, (vf)moved));
 }
 
 /* Below 2^-14, adding 0.5 leaves the nearest multiple of 2^-24 in the low bits. */
@@ -167,9 +179,9 @@ static inline void put_f16(uint16_t *dst, vf value)
     put_bits(dst, rounded | ((all_bits >> 16) & 0x8000u));
 }
 
-static inline vf get_bf16(const uint16_t *src)
+static inline vf get_bf16_raw(const uint16_t *src)
 {
-    return quiet((vf)(get_bits(src) << 16));
+    return (vf)(get_bits(src) << 16);
 }
 
 static inline void put_bf16(uint16_t *dst, vf value)
@@ -180,12 +192,24 @@ static inline void put_bf16(uint16_t *dst, vf value)
 
 #else
 
-static inline vf get_f16(const uint16_t *src)
+/* A NaN as it comes. */
+static inline vf get_f16_raw(const uint16_t *src)
 {
 #if NPT_VECTOR_FLOATS == 16
-    return quiet((vf)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)src)));
+    return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)src));
 #else
-    return quiet((vf)_mm256_cvtph_ps(_mm_loadu_si128((const void *)src)));
+    return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const void *)src));
+#endif
+}
+
+static inline vf get_bf16_raw(const uint16_t *src)
+{
+#if NPT_VECTOR_FLOATS == 16
+    __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)src));
+    return (vf)_mm512_slli_epi32(bits, 16);
+#else
+    __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)src));
+    return (vf)_mm256_slli_epi32(bits, 16);
 #endif
 }
 
@@ -199,24 +223,17 @@ static inline void put_f16(uint16_t *dst, vf value)
 #endif
 }
 
-static inline vf get_bf16(const uint16_t *src)
-{
-#if NPT_VECTOR_FLOATS == 16
-    __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)src));
-    return quiet((vf)_mm512_slli_epi32(bits, 16));
-#else
-    __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)src));
-    return quiet((vf)_mm256_slli_epi32(bits, 16));
-#endif
-}
-
 static inline void put_bf16(uint16_t *dst, vf value)
 {
     vu bits = (vu)quiet(value);
-    bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    bits = bits + 0x7fffu + ((bits >> 16) & 1u);
 #if NPT_VECTOR_FLOATS == 16
-    _mm256_storeu_si256((void *)dst, _mm512_cvtepi32_epi16((__m512i)bits));
+    const __m512i upper = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 31, 29,
+                                           27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    _mm256_storeu_si256((void *)dst,
+                        _mm512_castsi512_si256(_mm512_permutexvar_epi16(upper, (__m512i)bits)));
 #else
+    bits = bits >> 16;
     __m256i pairs = _mm256_packus_epi32((__m256i)bits, (__m256i)bits);
     pairs = _mm256_permute4x64_epi64(pairs, 0xd8);
     _mm_storeu_si128((void *)dst, _mm256_castsi256_si128(pairs));
@@ -224,6 +241,51 @@ static inline void put_bf16(uint16_t *dst, vf value)
 }
 
 #endif
+
+static inline vf get_f16(const uint16_t *src)
+{
+    return quiet(get_f16_raw(src));
+}
+
+static inline vf get_bf16(const uint16_t *src)
+{
+    return quiet(get_bf16_raw(src));
+}
+
+/* A vector of any dtype, a NaN as it comes. Where the dtype is a constant nothing is asked. */
+static inline vf load_as(npt_dtype dtype, const void *data, int64_t i)
+{
+    if (dtype == NPT_F16) return get_f16_raw((const uint16_t *)data + i);
+    if (dtype == NPT_BF16) return get_bf16_raw((const uint16_t *)data + i);
+    return get((const float *)data + i);
+}
+
+static inline void store_as(npt_dtype dtype, void *data, int64_t i, vf value)
+{
+    if (dtype == NPT_F16)
+        put_f16((uint16_t *)data + i, value);
+    else if (dtype == NPT_BF16)
+        put_bf16((uint16_t *)data + i, value);
+    else
+        put((float *)data + i, value);
+}
+
+/* What get_f16() or get_bf16() gives after store_as(). */
+static inline vf round_as(npt_dtype dtype, vf value)
+{
+    if (dtype == NPT_BF16) {
+        vu bits = (vu)quiet(value);
+        return (vf)((bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u);
+    }
+    if (dtype != NPT_F16) return value;
+#if NPT_VECTOR_FLOATS == 16
+    return (vf)_mm512_cvtph_ps(_mm512_cvtps_ph((__m512)quiet(value), _MM_FROUND_TO_NEAREST_INT));
+#else
+    uint16_t half[VF];
+    put_f16(half, value);
+    return get_f16(half);
+#endif
+}
 
 /* ---- Chunks ---------------------------------------------------------------------------------- */
 
@@ -387,21 +449,26 @@ static inline vf exponential(vf x)
     p = p * r + 0.5f;
     vf sum = 1.0f + r;
     vf value = sum + (r * r * p + (r - (sum - 1.0f)));
+#if NPT_VECTOR_FLOATS == 16
+    return (vf)_mm512_scalef_ps((__m512)value, (__m512)n); /* rounds a subnormal once, too */
+#else
     vi power = (vi)shifted - 0x4b400000;
     vi half = power >> 1;
     return value * (vf)((half + 127) << 23) * (vf)((power - half + 127) << 23);
+#endif
 }
 
 /* σ(x) and 1 − σ(x), both within 2 ulp wherever x lies: 1 or e over 1 + e, e = e^−|x|. What 1 + e
  * rounds away is made up for, with 1 − e/2 for its reciprocal, which is near enough. */
 static inline vf sigmoid(vf x, vf *complement)
 {
-    vf e = exponential(-magnitude(x)), one = all(1.0f);
+    vf e = exponential(-magnitude(x));
     vf sum = 1.0f + e, lost = (e - (sum - 1.0f)) * (1.0f - 0.5f * e);
-    vi negative = x < 0.0f;
-    vf left = pick(negative, e, one) / sum, right = pick(negative, one, e) / sum;
-    *complement = right - right * lost;
-    return left - left * lost;
+    vf large = 1.0f / sum;
+    large = large - large * lost;
+    vf small = e * large;
+    *complement = pick_by_sign(x, large, small);
+    return pick_by_sign(x, small, large);
 }
 
 /* ---- Tasks ----------------------------------------------------------------------------------- */

@@ -5,7 +5,11 @@
 
 /* The low-rank gate modulations of method.md §1: z = A a, add = B_add z, u = B_mult z,
  * g' = g·(0.5·sigmoid(u) + 0.5) + s·add, with either term alone or both. The three kinds differ
- * only in which parameters describe() lists; everything else follows from which terms are there. */
+ * only in which parameters describe() lists; everything else follows from which terms are there.
+ *
+ * add, u and g' are as large as the gate and made from z in a few operations: the gate's kernel
+ * makes them where it needs them, forward and again in backward, and nothing keeps them. Where
+ * somebody watches they are written out one after the other, by the same arithmetic. */
 
 /* ---- Parameters ---- */
 
@@ -27,23 +31,16 @@ static int describe(const npt_adapters *adapters, const npt_config *config, npt_
     return count;
 }
 
-/* One term of the modulation: where its product is announced, and its parameter. */
-typedef struct term {
-    npt_site_id site;
-    npt_parameter *parameter;
-    const npt_mat *value;
-} term;
+/* The terms there are: where each is announced, and its parameter. */
+enum { ADD, U, TERMS };
+static const npt_site_id site_of[TERMS] = {NPT_SITE_ADD, NPT_SITE_U};
 
-static int terms_of(const npt_adapters *adapters, int layer, const npt_adapter_state *state,
-                    term *terms)
+static npt_parameter *parameter_of(const npt_adapters *adapters, int layer, int term)
 {
     npt_adapter *adapter = &adapters->adapter[layer];
-    int count = 0;
-    if (adapters->modulation != NPT_MODULATION_MULTIPLICATIVE)
-        terms[count++] = (term){NPT_SITE_ADD, &adapter->parameters[1], &state->add};
-    if (adapters->modulation != NPT_MODULATION_ADDITIVE)
-        terms[count++] = (term){NPT_SITE_U, &adapter->parameters[adapter->count - 1], &state->u};
-    return count;
+    if (term == ADD && adapters->modulation == NPT_MODULATION_MULTIPLICATIVE) return NULL;
+    if (term == U && adapters->modulation == NPT_MODULATION_ADDITIVE) return NULL;
+    return &adapter->parameters[term == ADD ? 1 : adapter->count - 1];
 }
 
 static npt_mat value_of(const npt_adapters *adapters, const npt_parameter *p)
@@ -92,58 +89,115 @@ static npt_status take_in(const npt_env *env, int layer, npt_mat a, npt_mat *tak
 static npt_status forward(const npt_env *env, const npt_adapters *adapters, int layer, npt_mat a,
                           npt_adapter_state *state)
 {
-    term terms[2];
-    npt_mat a_operand, z_operand;
+    npt_mat operand;
     *state = (npt_adapter_state){0};
     NPT_TRY(take_in(env, layer, a, &state->a));
-    NPT_TRY(
-        npt_mat_operand(env, NPT_SITE_ADAPTER_OPERAND, layer, NPT_FORWARD, state->a, &a_operand));
-    NPT_TRY(project(env, adapters, &adapters->adapter[layer].parameters[0], a_operand, NPT_SITE_Z,
-                    layer, &state->z));
-    NPT_TRY(
-        npt_mat_operand(env, NPT_SITE_ADAPTER_OPERAND, layer, NPT_FORWARD, state->z, &z_operand));
-    int count = terms_of(adapters, layer, state, terms);
-    for (int i = 0; i < count; i++) {
-        npt_mat *value = terms[i].site == NPT_SITE_ADD ? &state->add : &state->u;
-        NPT_TRY(project(env, adapters, terms[i].parameter, z_operand, terms[i].site, layer, value));
+    NPT_TRY(npt_mat_operand(env, NPT_SITE_ADAPTER_OPERAND, layer, NPT_FORWARD, state->a, &operand));
+    return project(env, adapters, &adapters->adapter[layer].parameters[0], operand, NPT_SITE_Z,
+                   layer, &state->z);
+}
+
+/* ---- Terms ---- */
+
+/* What makes the terms: z and the parameters as operands, and those turned. */
+typedef struct sources {
+    npt_mat z, w[TERMS]; /* w: data NULL where there is no such term */
+    npt_gate_term terms[TERMS];
+} sources;
+
+static npt_status find_sources(const npt_env *env, const npt_adapters *adapters, int layer,
+                               npt_direction direction, const npt_adapter_state *state,
+                               sources *from)
+{
+    *from = (sources){0};
+    NPT_TRY(npt_mat_operand(env, NPT_SITE_ADAPTER_OPERAND, layer, direction, state->z, &from->z));
+    for (int i = 0; i < TERMS; i++) {
+        const npt_parameter *p = parameter_of(adapters, layer, i);
+        if (p == NULL) continue;
+        NPT_TRY(npt_mat_operand(env, NPT_SITE_ADAPTER_OPERAND, layer, direction,
+                                value_of(adapters, p), &from->w[i]));
+        const int64_t row = (p->rows + NPT_TURNED_ROW - 1) / NPT_TURNED_ROW * NPT_TURNED_ROW;
+        float *turned =
+            npt_arena_alloc(env->arena, NPT_MEM_SCRATCH, (size_t)(p->cols * row), sizeof *turned);
+        if (turned == NULL) return NPT_E_NOMEM;
+        npt_exec_kernels(env->exec)->turn(npt_exec_run(env->exec), p->rows, p->cols,
+                                          npt_mat_in(from->w[i]), turned);
+        from->terms[i] = (npt_gate_term){
+            .dtype = adapters->dtype, .rank = p->cols, .x = npt_mat_in(from->z), .w = turned};
     }
     return NPT_OK;
 }
 
-static npt_status modulate(const npt_env *env, const npt_adapters *adapters, int layer,
-                           npt_direction direction, const npt_adapter_state *state, npt_mat gate,
-                           npt_mat *modulated)
+/* The terms, and what becomes of them, are about to be rounded. */
+static npt_status announce(const npt_env *env, int layer, npt_direction direction,
+                           const sources *from, npt_mat gate)
 {
-    if (state->u.data != NULL) {
-        npt_dtype to =
-            npt_site(env->sites, NPT_SITE_MULT, layer, direction, NPT_F32, gate.rows * gate.cols);
-        NPT_ASSERT(to == state->u.dtype); /* the kernel rounds mult to the dtype of u */
+    for (int i = 0; i < TERMS; i++) {
+        if (from->w[i].data == NULL) continue;
+        const npt_mat value = {NULL, from->terms[i].dtype, gate.rows, gate.cols};
+        NPT_TRY(npt_mat_announce(env, site_of[i], layer, direction, value));
+        if (i == U) NPT_TRY(npt_mat_announce(env, NPT_SITE_MULT, layer, direction, value));
     }
-    NPT_TRY(npt_mat_produce(env, NPT_SITE_GATE_MOD, layer, direction, NPT_F32, gate.rows, gate.cols,
-                            modulated));
-    const npt_modulate_args args = {.rows = gate.rows,
-                                    .width = gate.cols,
-                                    .strength = adapters->strength,
-                                    .gate = npt_mat_in(gate),
-                                    .add = npt_mat_in(state->add),
-                                    .u = npt_mat_in(state->u),
-                                    .dst = npt_mat_out(*modulated)};
-    npt_exec_kernels(env->exec)->modulate(npt_exec_run(env->exec), &args);
-    return npt_mat_finish(env, NPT_SITE_GATE_MOD, layer, direction, *modulated);
+    return npt_mat_announce(env, NPT_SITE_GATE_MOD, layer, direction, gate);
 }
 
-static double regularizer(const npt_env *env, const npt_adapter_state *state)
+/* Writes a term out, for whoever watches. */
+static npt_status make_term(const npt_env *env, int layer, npt_direction direction, sources *from,
+                            int term, npt_mat value)
 {
-    const npt_mat values[2] = {state->add, state->u};
-    double sum = 0;
-    int count = 0;
-    for (int i = 0; i < 2; i++) {
-        if (values[i].data == NULL) continue;
-        sum += npt_exec_kernels(env->exec)->sum_squares(
-            npt_exec_run(env->exec), values[i].rows * values[i].cols, npt_mat_in(values[i]));
-        count++;
+    npt_gate_term *t = &from->terms[term];
+    npt_exec_kernels(env->exec)->lowrank(npt_exec_run(env->exec), value.rows, value.cols, t,
+                                         npt_mat_out(value));
+    t->value = npt_mat_in(value);
+    return npt_mat_finish(env, site_of[term], layer, direction, value);
+}
+
+static void run_gate(const npt_env *env, const npt_adapters *adapters, const npt_gate_term *terms,
+                     npt_mat gate, npt_mat up, npt_mat dst, double *squares)
+{
+    npt_gate_args args = {.rows = gate.rows,
+                          .width = gate.cols,
+                          .strength = adapters->strength,
+                          .gate = npt_mat_in(gate),
+                          .up = npt_mat_in(up),
+                          .dst = npt_mat_out(dst),
+                          .squares = squares};
+    if (terms != NULL) {
+        args.add = terms[ADD];
+        args.u = terms[U];
     }
-    return sum / count;
+    npt_exec_kernels(env->exec)->gate(npt_exec_run(env->exec), &args);
+}
+
+static npt_status gate(const npt_env *env, const npt_adapters *adapters, int layer,
+                       npt_direction direction, npt_adapter_state *state, npt_mat gate, npt_mat up,
+                       npt_mat dst)
+{
+    sources from;
+    double *squares =
+        npt_arena_alloc(env->arena, NPT_MEM_SCRATCH, (size_t)gate.rows, sizeof *squares);
+    if (squares == NULL) return NPT_E_NOMEM;
+    NPT_TRY(find_sources(env, adapters, layer,
+                         direction == NPT_RECOMPUTE ? NPT_BACKWARD : direction, state, &from));
+    NPT_TRY(announce(env, layer, direction, &from, gate));
+    if (!npt_env_is_watched(env)) {
+        run_gate(env, adapters, from.terms, gate, up, dst, squares);
+    } else {
+        for (int i = 0; i < TERMS; i++) {
+            npt_mat value;
+            if (from.w[i].data == NULL) continue;
+            NPT_TRY(npt_mat_allocate(env, adapters->dtype, gate.rows, gate.cols, &value));
+            NPT_TRY(make_term(env, layer, direction, &from, i, value));
+        }
+        run_gate(env, adapters, from.terms, gate, (npt_mat){0}, dst, squares);
+        NPT_TRY(npt_mat_finish(env, NPT_SITE_GATE_MOD, layer, direction, dst));
+        if (up.data != NULL) run_gate(env, adapters, NULL, dst, up, dst, NULL);
+    }
+    const int terms = (from.w[ADD].data != NULL) + (from.w[U].data != NULL);
+    state->regularizer = 0;
+    for (int64_t row = 0; row < gate.rows; row++) state->regularizer += squares[row];
+    state->regularizer /= terms;
+    return NPT_OK;
 }
 
 /* ---- Backward ---- */
@@ -164,16 +218,12 @@ static npt_status weight_gradient(const npt_env *env, npt_parameter *p, npt_mat 
 }
 
 /* dx (+)= dy·W, F32 into `sum`. */
-static npt_status input_gradient(const npt_env *env, const npt_adapters *adapters,
-                                 const npt_parameter *p, int layer, npt_mat dy, bool accumulate,
+static npt_status input_gradient(const npt_env *env, npt_mat w, npt_mat dy, bool accumulate,
                                  npt_mat dx)
 {
-    npt_mat w;
-    NPT_TRY(npt_mat_operand(env, NPT_SITE_ADAPTER_OPERAND, layer, NPT_BACKWARD,
-                            value_of(adapters, p), &w));
     const npt_matmul_desc desc = {.m = dy.rows,
-                                  .n = p->cols,
-                                  .k = p->rows,
+                                  .n = w.cols,
+                                  .k = w.rows,
                                   .a = dy.dtype,
                                   .w = w.dtype,
                                   .c = dx.dtype,
@@ -182,27 +232,26 @@ static npt_status input_gradient(const npt_env *env, const npt_adapters *adapter
     return npt_matmul(env->exec, &desc, &args);
 }
 
-/* The gradients of the terms, dz from them, and the gradients of their parameters. */
+/* dz from the gradients of the terms, and the gradients of their parameters. */
 static npt_status terms_backward(const npt_env *env, npt_adapters *adapters, int layer,
-                                 const npt_adapter_state *state, const npt_mat *dterm, npt_mat *dz)
+                                 const sources *from, const npt_mat *dterm, npt_mat *dz)
 {
-    term terms[2];
-    npt_mat z, sum;
-    int count = terms_of(adapters, layer, state, terms);
-    NPT_TRY(npt_mat_produce(env, NPT_SITE_Z, layer, NPT_BACKWARD, NPT_F32, state->z.rows,
-                            state->z.cols, dz));
+    npt_mat sum;
+    bool accumulate = false;
+    NPT_TRY(npt_mat_produce(env, NPT_SITE_Z, layer, NPT_BACKWARD, NPT_F32, from->z.rows,
+                            from->z.cols, dz));
     sum = (npt_mat){.dtype = NPT_F32, .rows = dz->rows, .cols = dz->cols};
     sum.data = dz->dtype == NPT_F32 ? dz->data
                                     : npt_arena_alloc(env->arena, NPT_MEM_SCRATCH,
                                                       (size_t)(dz->rows * dz->cols), sizeof(float));
     if (sum.data == NULL) return NPT_E_NOMEM;
-    NPT_TRY(npt_mat_operand(env, NPT_SITE_ADAPTER_OPERAND, layer, NPT_BACKWARD, state->z, &z));
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; i < TERMS; i++) {
         npt_mat dy;
-        NPT_TRY(npt_mat_operand(env, NPT_SITE_ADAPTER_OPERAND, layer, NPT_BACKWARD,
-                                dterm[terms[i].site == NPT_SITE_U], &dy));
-        NPT_TRY(weight_gradient(env, terms[i].parameter, dy, z));
-        NPT_TRY(input_gradient(env, adapters, terms[i].parameter, layer, dy, i > 0, sum));
+        if (from->w[i].data == NULL) continue;
+        NPT_TRY(npt_mat_operand(env, NPT_SITE_ADAPTER_OPERAND, layer, NPT_BACKWARD, dterm[i], &dy));
+        NPT_TRY(weight_gradient(env, parameter_of(adapters, layer, i), dy, from->z));
+        NPT_TRY(input_gradient(env, from->w[i], dy, accumulate, sum));
+        accumulate = true;
     }
     if (sum.data != dz->data)
         npt_exec_kernels(env->exec)->cast(npt_exec_run(env->exec), dz->rows * dz->cols,
@@ -210,53 +259,91 @@ static npt_status terms_backward(const npt_env *env, npt_adapters *adapters, int
     return npt_mat_finish(env, NPT_SITE_Z, layer, NPT_BACKWARD, *dz);
 }
 
-static npt_status backward(const npt_env *env, npt_adapters *adapters, int layer,
-                           const npt_adapter_state *state, npt_mat gate, npt_mat dmodulated,
-                           double penalty, npt_mat *da)
+static void run_gate_backward(const npt_env *env, npt_gate_backward_args *args,
+                              const npt_gate_term *terms)
 {
-    const int64_t rows = gate.rows, cols = gate.cols;
-    npt_mat dterm[2] = {{0}}, dz, dz_operand, a, taken;
-    double share = penalty / ((state->add.data != NULL) +
-                              (state->u.data != NULL)); /* reg is the mean of the terms */
-    if (state->add.data != NULL)
-        NPT_TRY(npt_mat_produce(env, NPT_SITE_ADD, layer, NPT_BACKWARD, NPT_F32, rows, cols,
-                                &dterm[0]));
-    if (state->u.data != NULL)
-        NPT_TRY(
-            npt_mat_produce(env, NPT_SITE_U, layer, NPT_BACKWARD, NPT_F32, rows, cols, &dterm[1]));
-    npt_out dgate = {0};
-    if (da != NULL) {
-        npt_dtype to =
-            npt_site(env->sites, NPT_SITE_GATE, layer, NPT_BACKWARD, NPT_F32, rows * cols);
-        NPT_ASSERT(to == dmodulated.dtype);
-        dgate = npt_mat_out(dmodulated);
+    if (terms != NULL) {
+        args->add = terms[ADD];
+        args->u = terms[U];
     }
-    const npt_modulate_backward_args args = {.rows = rows,
-                                             .width = cols,
-                                             .strength = adapters->strength,
-                                             .penalty = (float)(2 * share),
-                                             .dy = npt_mat_in(dmodulated),
-                                             .gate = npt_mat_in(gate),
-                                             .add = npt_mat_in(state->add),
-                                             .u = npt_mat_in(state->u),
-                                             .dgate = dgate,
-                                             .dadd = npt_mat_out(dterm[0]),
-                                             .du = npt_mat_out(dterm[1])};
-    npt_exec_kernels(env->exec)->modulate_backward(npt_exec_run(env->exec), &args);
-    if (state->add.data != NULL)
-        NPT_TRY(npt_mat_finish(env, NPT_SITE_ADD, layer, NPT_BACKWARD, dterm[0]));
-    if (state->u.data != NULL)
-        NPT_TRY(npt_mat_finish(env, NPT_SITE_U, layer, NPT_BACKWARD, dterm[1]));
-    if (da != NULL) NPT_TRY(npt_mat_finish(env, NPT_SITE_GATE, layer, NPT_BACKWARD, dmodulated));
-    NPT_TRY(terms_backward(env, adapters, layer, state, dterm, &dz));
+    npt_exec_kernels(env->exec)->gate_backward(npt_exec_run(env->exec), args);
+}
+
+/* All of the gate's backward in one pass; for a watcher, result by result, the terms where their
+ * gradients will be and g' where dup will be. */
+static npt_status gate_backward(const npt_env *env, const npt_adapters *adapters, int layer,
+                                sources *from, npt_gate_backward_args *args, npt_mat gate,
+                                npt_mat dy, const npt_mat *dterm)
+{
+    if (!npt_env_is_watched(env)) {
+        run_gate_backward(env, args, from->terms);
+        return NPT_OK;
+    }
+    npt_mat modulated = gate;
+    modulated.data = args->dup.data;
+    if (modulated.data == NULL)
+        NPT_TRY(npt_mat_allocate(env, gate.dtype, gate.rows, gate.cols, &modulated));
+    for (int i = 0; i < TERMS; i++)
+        if (dterm[i].data != NULL) NPT_TRY(make_term(env, layer, NPT_RECOMPUTE, from, i, dterm[i]));
+    run_gate(env, adapters, from->terms, gate, (npt_mat){0}, modulated, NULL);
+    NPT_TRY(npt_mat_finish(env, NPT_SITE_GATE_MOD, layer, NPT_RECOMPUTE, modulated));
+    npt_gate_backward_args through_up = *args, through_gate = *args;
+    through_up.gate = npt_mat_in(modulated);
+    through_up.dgate = npt_mat_out(dy);
+    through_up.dadd = through_up.du = (npt_out){0};
+    run_gate_backward(env, &through_up, NULL);
+    NPT_TRY(npt_mat_finish(env, NPT_SITE_GATE_MOD, layer, NPT_BACKWARD, dy));
+    through_gate.up = (npt_in){0};
+    through_gate.dup = (npt_out){0};
+    run_gate_backward(env, &through_gate, from->terms);
+    return NPT_OK;
+}
+
+static npt_status backward(const npt_env *env, npt_adapters *adapters, int layer,
+                           const npt_adapter_state *state, npt_mat gate, npt_mat up, npt_mat dy,
+                           npt_mat dup, double penalty, npt_mat *da)
+{
+    sources from;
+    npt_mat dterm[TERMS] = {{0}}, dz, dz_operand, a, taken;
+    NPT_TRY(find_sources(env, adapters, layer, NPT_BACKWARD, state, &from));
+    NPT_TRY(announce(env, layer, NPT_RECOMPUTE, &from, gate));
+    NPT_TRY(npt_mat_announce(env, NPT_SITE_GATE_MOD, layer, NPT_BACKWARD, dy));
+    int terms = 0;
+    for (int i = 0; i < TERMS; i++) {
+        if (from.w[i].data == NULL) continue;
+        NPT_TRY(npt_mat_produce(env, site_of[i], layer, NPT_BACKWARD, NPT_F32, gate.rows, gate.cols,
+                                &dterm[i]));
+        terms++;
+    }
+    if (da != NULL) NPT_TRY(npt_mat_announce(env, NPT_SITE_GATE, layer, NPT_BACKWARD, dy));
+    npt_gate_backward_args args = {.rows = gate.rows,
+                                   .width = gate.cols,
+                                   .strength = adapters->strength,
+                                   .penalty = (float)(2 * penalty / terms), /* reg is their mean */
+                                   .dy = npt_mat_in(dy),
+                                   .gate = npt_mat_in(gate),
+                                   .up = npt_mat_in(up),
+                                   .dup = npt_mat_out(dup),
+                                   .dadd = npt_mat_out(dterm[ADD]),
+                                   .du = npt_mat_out(dterm[U])};
+    if (da != NULL) args.dgate = npt_mat_out(dy);
+    NPT_TRY(gate_backward(env, adapters, layer, &from, &args, gate, dy, dterm));
+    for (int i = 0; i < TERMS; i++)
+        if (dterm[i].data != NULL)
+            NPT_TRY(npt_mat_finish(env, site_of[i], layer, NPT_BACKWARD, dterm[i]));
+    if (da != NULL) NPT_TRY(npt_mat_finish(env, NPT_SITE_GATE, layer, NPT_BACKWARD, dy));
+    NPT_TRY(terms_backward(env, adapters, layer, &from, dterm, &dz));
     NPT_TRY(npt_mat_operand(env, NPT_SITE_ADAPTER_OPERAND, layer, NPT_BACKWARD, dz, &dz_operand));
     NPT_TRY(npt_mat_operand(env, NPT_SITE_ADAPTER_OPERAND, layer, NPT_BACKWARD, state->a, &a));
     npt_parameter *first = &adapters->adapter[layer].parameters[0];
     NPT_TRY(weight_gradient(env, first, dz_operand, a));
     if (da == NULL) return NPT_OK;
+    npt_mat w;
+    NPT_TRY(npt_mat_operand(env, NPT_SITE_ADAPTER_OPERAND, layer, NPT_BACKWARD,
+                            value_of(adapters, first), &w));
     NPT_TRY(npt_mat_produce(env, NPT_SITE_ADAPTER_IN, layer, NPT_BACKWARD, NPT_F32, state->a.rows,
                             state->a.cols, &taken));
-    NPT_TRY(input_gradient(env, adapters, first, layer, dz_operand, false, taken));
+    NPT_TRY(input_gradient(env, w, dz_operand, false, taken));
     NPT_TRY(npt_mat_finish(env, NPT_SITE_ADAPTER_IN, layer, NPT_BACKWARD, taken));
     npt_dtype to = npt_site(env->sites, NPT_SITE_ATTN_OUT, layer, NPT_BACKWARD, NPT_F32,
                             taken.rows * taken.cols);
@@ -274,10 +361,9 @@ static npt_status backward(const npt_env *env, npt_adapters *adapters, int layer
 /* ---- The kinds ---- */
 
 static const npt_adapter_kind kinds[] = {
-    [NPT_MODULATION_BOTH] = {"both", describe, forward, modulate, regularizer, backward},
-    [NPT_MODULATION_ADDITIVE] = {"additive", describe, forward, modulate, regularizer, backward},
-    [NPT_MODULATION_MULTIPLICATIVE] = {"multiplicative", describe, forward, modulate, regularizer,
-                                       backward},
+    [NPT_MODULATION_BOTH] = {"both", describe, forward, gate, backward},
+    [NPT_MODULATION_ADDITIVE] = {"additive", describe, forward, gate, backward},
+    [NPT_MODULATION_MULTIPLICATIVE] = {"multiplicative", describe, forward, gate, backward},
 };
 
 const npt_adapter_kind *npt_adapter_kind_for(npt_modulation modulation)

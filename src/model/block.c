@@ -106,8 +106,7 @@ static void norm_backward(const npt_env *env, npt_mat x, npt_in weight, int64_t 
 static npt_status add_norm_backward(const npt_env *env, npt_mat x, npt_in weight, npt_site_id site,
                                     int layer, npt_mat dy, npt_mat dh)
 {
-    npt_dtype to = npt_site(env->sites, site, layer, NPT_BACKWARD, NPT_F32, dh.rows * dh.cols);
-    NPT_ASSERT(to == dh.dtype);
+    NPT_TRY(npt_mat_announce(env, site, layer, NPT_BACKWARD, dh));
     norm_backward(env, x, weight, x.cols, dy, npt_mat_in(dh), dh);
     return npt_mat_finish(env, site, layer, NPT_BACKWARD, dh);
 }
@@ -167,8 +166,7 @@ static npt_status rope(const npt_env *env, npt_mat x, npt_site_id site, int laye
                        npt_direction direction)
 {
     const npt_config *c = &env->model->config;
-    npt_dtype to = npt_site(env->sites, site, layer, direction, NPT_F32, x.rows * x.cols);
-    NPT_ASSERT(to == x.dtype);
+    NPT_TRY(npt_mat_announce(env, site, layer, direction, x));
     const npt_rope_args args = {.tokens = x.rows,
                                 .heads = x.cols / c->head_dim,
                                 .head_dim = c->head_dim,
@@ -302,16 +300,22 @@ static npt_status attention_backward(const npt_env *env, int layer, const npt_bl
 
 /* ---- MLP ---- */
 
-static npt_status swiglu(const npt_env *env, int layer, npt_mat g, npt_mat up, npt_mat *act)
+/* act = silu(g')·up, g' being the gate or what an adapter makes of it. */
+static npt_status gated_unit(const npt_env *env, const npt_adapters *adapters, int layer,
+                             npt_block_state *s, npt_mat *act)
 {
-    NPT_TRY(
-        npt_mat_produce(env, NPT_SITE_MLP_ACT, layer, NPT_FORWARD, NPT_F32, g.rows, g.cols, act));
-    const npt_swiglu_args args = {.rows = g.rows,
-                                  .width = g.cols,
-                                  .g = npt_mat_in(g),
-                                  .up = npt_mat_in(up),
-                                  .dst = npt_mat_out(*act)};
-    npt_exec_kernels(env->exec)->swiglu(npt_exec_run(env->exec), &args);
+    NPT_TRY(npt_mat_produce(env, NPT_SITE_MLP_ACT, layer, NPT_FORWARD, NPT_F32, s->gate.rows,
+                            s->gate.cols, act));
+    const npt_gate_args args = {.rows = s->gate.rows,
+                                .width = s->gate.cols,
+                                .gate = npt_mat_in(s->gate),
+                                .up = npt_mat_in(s->up),
+                                .dst = npt_mat_out(*act)};
+    if (adapters != NULL)
+        NPT_TRY(adapters->kind->gate(env, adapters, layer, NPT_FORWARD, &s->adapter, s->gate, s->up,
+                                     *act));
+    else
+        npt_exec_kernels(env->exec)->gate(npt_exec_run(env->exec), &args);
     return npt_mat_finish(env, NPT_SITE_MLP_ACT, layer, NPT_FORWARD, *act);
 }
 
@@ -321,7 +325,7 @@ npt_status npt_block_mlp(const npt_env *env, const npt_adapters *adapters, int l
     const npt_block_weights *w = &env->model->blocks[layer];
     npt_block_state scratch;
     npt_block_state *s = state != NULL ? state : &scratch;
-    npt_mat g, act, down;
+    npt_mat act, down;
     NPT_TRY(
         npt_mat_produce(env, NPT_SITE_RESIDUAL, layer, NPT_FORWARD, NPT_F32, x.rows, x.cols, h));
     npt_arena_mark mark = npt_arena_get_mark(env->arena);
@@ -336,11 +340,7 @@ npt_status npt_block_mlp(const npt_env *env, const npt_adapters *adapters, int l
                          {{&w->gate, NPT_SITE_GATE, &s->gate}, {&w->up, NPT_SITE_UP, &s->up}}};
     NPT_TRY(norm_and_project(env, layer, s->y, &fan));
     npt_arena_mark kept = npt_arena_get_mark(env->arena);
-    g = s->gate;
-    if (adapters != NULL)
-        NPT_TRY(
-            adapters->kind->modulate(env, adapters, layer, NPT_FORWARD, &s->adapter, s->gate, &g));
-    NPT_TRY(swiglu(env, layer, g, s->up, &act));
+    NPT_TRY(gated_unit(env, adapters, layer, s, &act));
     NPT_TRY(npt_mat_operand(env, NPT_SITE_OPERAND, layer, NPT_FORWARD, act, &act));
     NPT_TRY(
         npt_mat_produce(env, NPT_SITE_DOWN, layer, NPT_FORWARD, NPT_F32, x.rows, x.cols, &down));
@@ -352,48 +352,39 @@ npt_status npt_block_mlp(const npt_env *env, const npt_adapters *adapters, int l
     return NPT_OK;
 }
 
-/* dg' and (where the input's gradient is wanted) dup, from dh through down and swiglu. */
-static npt_status swiglu_backward(const npt_env *env, npt_adapters *adapters, int layer,
-                                  const npt_block_state *s, bool input, npt_mat dh, npt_mat *dg,
-                                  npt_mat *dup)
+/* From dy, the gradient of the gated unit: dgate in its place, and dup. */
+static npt_status standard_unit_backward(const npt_env *env, int layer, const npt_block_state *s,
+                                         npt_mat dy, npt_mat dup)
 {
-    npt_mat dact, g = s->gate;
-    const product through_down = {&env->model->blocks[layer].down, dh};
-    npt_site_id site = adapters != NULL ? NPT_SITE_GATE_MOD : NPT_SITE_GATE;
-    *dup = (npt_mat){0};
-    NPT_TRY(npt_mat_produce(env, site, layer, NPT_BACKWARD, NPT_F32, g.rows, g.cols, dg));
-    if (input)
-        NPT_TRY(
-            npt_mat_produce(env, NPT_SITE_UP, layer, NPT_BACKWARD, NPT_F32, g.rows, g.cols, dup));
-    npt_arena_mark mark = npt_arena_get_mark(env->arena);
-    NPT_TRY(linears_backward(env, &through_down, 1, NPT_SITE_MLP_ACT, layer, &dact));
-    if (adapters != NULL)
-        NPT_TRY(adapters->kind->modulate(env, adapters, layer, NPT_RECOMPUTE, &s->adapter, s->gate,
-                                         &g));
-    const npt_swiglu_backward_args args = {.rows = g.rows,
-                                           .width = g.cols,
-                                           .dy = npt_mat_in(dact),
-                                           .g = npt_mat_in(g),
-                                           .up = npt_mat_in(s->up),
-                                           .dg = npt_mat_out(*dg),
-                                           .dup = npt_mat_out(*dup)};
-    npt_exec_kernels(env->exec)->swiglu_backward(npt_exec_run(env->exec), &args);
-    npt_arena_rewind(env->arena, mark);
-    NPT_TRY(npt_mat_finish(env, site, layer, NPT_BACKWARD, *dg));
-    if (input) NPT_TRY(npt_mat_finish(env, NPT_SITE_UP, layer, NPT_BACKWARD, *dup));
-    return NPT_OK;
+    const npt_gate_backward_args args = {.rows = dy.rows,
+                                         .width = dy.cols,
+                                         .dy = npt_mat_in(dy),
+                                         .gate = npt_mat_in(s->gate),
+                                         .up = npt_mat_in(s->up),
+                                         .dgate = npt_mat_out(dy),
+                                         .dup = npt_mat_out(dup)};
+    NPT_TRY(npt_mat_announce(env, NPT_SITE_GATE, layer, NPT_BACKWARD, dy));
+    npt_exec_kernels(env->exec)->gate_backward(npt_exec_run(env->exec), &args);
+    return npt_mat_finish(env, NPT_SITE_GATE, layer, NPT_BACKWARD, dy);
 }
 
 static npt_status backward(const npt_env *env, npt_adapters *adapters, int layer,
                            const npt_block_state *s, double penalty, bool input, npt_mat dh)
 {
     const npt_block_weights *w = &env->model->blocks[layer];
-    npt_mat dg, dup, dm, da = dh;
-    NPT_TRY(swiglu_backward(env, adapters, layer, s, input, dh, &dg, &dup));
+    const product through_down = {&w->down, dh};
+    npt_mat dg, dup = {0}, dm, da = dh;
+    NPT_TRY(linears_backward(env, &through_down, 1, NPT_SITE_MLP_ACT, layer, &dg));
+    if (input)
+        NPT_TRY(npt_mat_produce(env, NPT_SITE_UP, layer, NPT_BACKWARD, NPT_F32, s->up.rows,
+                                s->up.cols, &dup));
     if (adapters != NULL)
-        NPT_TRY(adapters->kind->backward(env, adapters, layer, &s->adapter, s->gate, dg, penalty,
-                                         input ? &da : NULL));
+        NPT_TRY(adapters->kind->backward(env, adapters, layer, &s->adapter, s->gate, s->up, dg, dup,
+                                         penalty, input ? &da : NULL));
+    else
+        NPT_TRY(standard_unit_backward(env, layer, s, dg, dup));
     if (!input) return NPT_OK;
+    NPT_TRY(npt_mat_finish(env, NPT_SITE_UP, layer, NPT_BACKWARD, dup));
     const product through_mlp[] = {{&w->gate, dg}, {&w->up, dup}};
     NPT_TRY(linears_backward(env, through_mlp, 2, NPT_SITE_NORM_POST, layer, &dm));
     NPT_TRY(add_norm_backward(env, s->y, w->norm_post, NPT_SITE_NORM_POST, layer, dm, dh));

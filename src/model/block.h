@@ -12,7 +12,8 @@
 
 /* What an adapter keeps between forward and backward. */
 typedef struct npt_adapter_state {
-    npt_mat a, z, add, u; /* P; add, u: data NULL where the kind has no such term */
+    npt_mat a, z;       /* P */
+    double regularizer; /* Σ over tokens of reg (method.md §2) */
 } npt_adapter_state;
 
 typedef struct npt_block_state {
@@ -32,20 +33,20 @@ struct npt_adapter_kind {
      */
     int (*describe)(const npt_adapters *adapters, const npt_config *config,
                     npt_parameter *parameters, double *deviations);
-    /* From a to what modulates; kept in `state`. */
+    /* From a to z; kept in `state`. */
     npt_status (*forward)(const npt_env *env, const npt_adapters *adapters, int layer, npt_mat a,
                           npt_adapter_state *state);
-    /* g → g', at forward time and again (bit for bit) in backward. */
-    npt_status (*modulate)(const npt_env *env, const npt_adapters *adapters, int layer,
-                           npt_direction direction, const npt_adapter_state *state, npt_mat gate,
-                           npt_mat *modulated);
-    /* Σ over tokens of reg (method.md §2), F64. */
-    double (*regularizer)(const npt_env *env, const npt_adapter_state *state);
-    /* From dg' (overwritten by dgate, which is skipped where `da` is NULL): adapter gradients += …;
-     * da in the act dtype. `penalty`: factor of d(regularizer). dg'.data NULL: only the penalty. */
+    /* dst = silu(g')·up, or g' where up.data is NULL, in the act dtype; sets state->regularizer.
+     * NPT_RECOMPUTE: the same bits again. What it needs besides stays in the step arena. */
+    npt_status (*gate)(const npt_env *env, const npt_adapters *adapters, int layer,
+                       npt_direction direction, npt_adapter_state *state, npt_mat gate, npt_mat up,
+                       npt_mat dst);
+    /* From dy, the gradient of silu(g')·up (overwritten, by dgate unless `da` is NULL): dup unless
+     * dup.data is NULL (not finished yet), adapter gradients += …, da in the act dtype. `penalty`:
+     * factor of d(regularizer). */
     npt_status (*backward)(const npt_env *env, npt_adapters *adapters, int layer,
-                           const npt_adapter_state *state, npt_mat gate, npt_mat dmodulated,
-                           double penalty, npt_mat *da);
+                           const npt_adapter_state *state, npt_mat gate, npt_mat up, npt_mat dy,
+                           npt_mat dup, double penalty, npt_mat *da);
 };
 
 const npt_adapter_kind *npt_adapter_kind_for(npt_modulation modulation);

@@ -32,6 +32,14 @@ npt_status npt_mat_produce(const npt_env *env, npt_site_id site, int layer, npt_
     return npt_mat_allocate(env, to, rows, cols, mat);
 }
 
+npt_status npt_mat_announce(const npt_env *env, npt_site_id site, int layer,
+                            npt_direction direction, npt_mat mat)
+{
+    npt_dtype to = npt_site(env->sites, site, layer, direction, NPT_F32, mat.rows * mat.cols);
+    NPT_ASSERT(to == mat.dtype);
+    return env->strict ? npt_sites_check(env->sites) : NPT_OK;
+}
+
 /* ---- Finished results ---- */
 
 static int exponent_of(float magnitude)

@@ -54,6 +54,10 @@ npt_status npt_mat_allocate(const npt_env *env, npt_dtype dtype, int64_t rows, i
 /* Announces a result at a site and makes room for it; `from` is what arrives there. */
 npt_status npt_mat_produce(const npt_env *env, npt_site_id site, int layer, npt_direction direction,
                            npt_dtype from, int64_t rows, int64_t cols, npt_mat *mat);
+/* Announces a rounding of F32 at a site whose result is written over `mat`, or like it and nowhere:
+ * its dtype must be the planned one. */
+npt_status npt_mat_announce(const npt_env *env, npt_site_id site, int layer,
+                            npt_direction direction, npt_mat mat);
 /* Ends every result: an injected fault damages it, an observer looks at it. */
 npt_status npt_mat_finish(const npt_env *env, npt_site_id site, int layer, npt_direction direction,
                           npt_mat mat);
@@ -63,6 +67,11 @@ npt_status npt_mat_finish_cast(const npt_env *env, npt_site_id site, int layer,
 /* `mat` as a matmul operand: itself, or (R4) its cast at `site`. */
 npt_status npt_mat_operand(const npt_env *env, npt_site_id site, int layer, npt_direction direction,
                            npt_mat mat, npt_mat *operand);
+/* Whether every result must be written out, to be looked at or damaged. */
+static inline bool npt_env_is_watched(const npt_env *env)
+{
+    return env->observer != NULL || env->fault != NULL;
+}
 static inline npt_in npt_mat_in(npt_mat mat)
 {
     return (npt_in){mat.data, mat.dtype};

@@ -88,38 +88,43 @@ typedef struct npt_attention_backward_args {
     npt_out dq, dk, dv;
 } npt_attention_backward_args;
 
-/* mult = 0.5·sigmoid(u) + 0.5 → P; dst = gate·mult + strength·add → dst.dtype. add.data or u.data
- * may be NULL (the term is absent). add, u: adapter dtype P. */
-typedef struct npt_modulate_args {
+/* Rows of a turned matrix begin at multiples of so many floats; what lies between is 0. */
+enum { NPT_TURNED_ROW = 16 };
+
+/* A term of the modulation, [rows, width], adapter dtype P: `value`; where that is absent, x·w
+ * rounded to `dtype`, sums in F32; with neither there is no such term. Alone but for attention, the
+ * last bits of x·w may differ between levels. */
+typedef struct npt_gate_term {
+    npt_in value;
+    npt_dtype dtype; /* P */
+    int64_t rank;
+    npt_in x;       /* [rows, rank] */
+    const float *w; /* [rank, width], turned; NULL: no product */
+} npt_gate_term;
+
+/* The gated unit of an MLP. mult = 0.5·sigmoid(u) + 0.5 → P; g' = gate·mult + strength·add → H;
+ * dst = silu(g')·up → H, or g' where up.data is NULL. Without terms g' is the gate. gate, up and
+ * dst are of one dtype, H; dst may equal either. */
+typedef struct npt_gate_args {
     int64_t rows, width;
     float strength;
-    npt_in gate, add, u;
+    npt_in gate, up;
+    npt_gate_term add, u;
     npt_out dst;
-} npt_modulate_args;
+    double *squares; /* [rows]: Σ add² + Σ u² over a row, F64; may be NULL */
+} npt_gate_args;
 
-/* From dy = d/d(dst) of the above: dgate = dy·mult; dadd = strength·dy + penalty·add;
- * du = dy·gate·0.5·σ(u)(1−σ(u)) + penalty·u; mult replayed with its rounding. NULL outputs are
- * skipped; dy.data NULL counts as 0 (only the penalty). dgate may equal dy. */
-typedef struct npt_modulate_backward_args {
+/* From dy = d/d(dst) of the above, with the same roundings: dg' = dy·up·silu'(g') → H and
+ * dup = dy·silu(g'), or dg' = dy where up.data is NULL; dgate = dg'·mult;
+ * dadd = strength·dg' + penalty·add; du = dg'·gate·0.5·σ(u)(1−σ(u)) + penalty·u. NULL outputs are
+ * skipped. dgate may equal dy; dup, up; dadd and du, the values of their terms. */
+typedef struct npt_gate_backward_args {
     int64_t rows, width;
     float strength, penalty;
-    npt_in dy, gate, add, u;
-    npt_out dgate, dadd, du;
-} npt_modulate_backward_args;
-
-/* dst = silu(g)·up. */
-typedef struct npt_swiglu_args {
-    int64_t rows, width;
-    npt_in g, up;
-    npt_out dst;
-} npt_swiglu_args;
-
-/* dg = dy·up·silu'(g), dup = dy·silu(g); dup.data may be NULL; dg may equal dy or g. */
-typedef struct npt_swiglu_backward_args {
-    int64_t rows, width;
-    npt_in dy, g, up;
-    npt_out dg, dup;
-} npt_swiglu_backward_args;
+    npt_in dy, gate, up;
+    npt_gate_term add, u;
+    npt_out dgate, dup, dadd, du;
+} npt_gate_backward_args;
 
 /* The distance D of method.md §2 between student s and teacher t. */
 typedef struct npt_distance_args {
@@ -183,10 +188,13 @@ typedef struct npt_kernels {
     void (*rope)(const npt_run *run, const npt_rope_args *args);
     void (*attention)(const npt_run *run, const npt_attention_args *args);
     void (*attention_backward)(const npt_run *run, const npt_attention_backward_args *args);
-    void (*modulate)(const npt_run *run, const npt_modulate_args *args);
-    void (*modulate_backward)(const npt_run *run, const npt_modulate_backward_args *args);
-    void (*swiglu)(const npt_run *run, const npt_swiglu_args *args);
-    void (*swiglu_backward)(const npt_run *run, const npt_swiglu_backward_args *args);
+    /* dst [cols, rows rounded up to NPT_TURNED_ROW] F32 = src [rows, cols] turned */
+    void (*turn)(const npt_run *run, int64_t rows, int64_t cols, npt_in src, float *dst);
+    /* dst [rows, width] of dtype P = x·w of a term */
+    void (*lowrank)(const npt_run *run, int64_t rows, int64_t width, const npt_gate_term *term,
+                    npt_out dst);
+    void (*gate)(const npt_run *run, const npt_gate_args *args);
+    void (*gate_backward)(const npt_run *run, const npt_gate_backward_args *args);
     double (*distance)(const npt_run *run, const npt_distance_args *args);
     void (*distance_backward)(const npt_run *run, const npt_distance_backward_args *args);
     /* F64 over blocks whose size follows from n, in order */

@@ -49,8 +49,7 @@ static widths widths_of(const npt_policy *policy, const npt_config *c, const npt
     w.normed = w.d * (w.act + w.operand);
     w.qk_norm = c->qk_norm ? w.act * (w.q + w.kv) : 0;
     w.state = w.act * (2 * w.q + 2 * w.kv) + w.qk_norm + 4 * w.heads + w.operand * w.q;
-    w.adapter = (w.own == w.act ? 0 : w.d * w.own) + w.operand * (w.d + w.r) +
-                w.own * (w.r + w.terms * w.f);
+    w.adapter = (w.own == w.act ? 0 : w.d * w.own) + w.operand * w.d + w.own * w.r;
     return w;
 }
 
@@ -84,7 +83,7 @@ static double teacher_meanwhile(const widths *w)
 
 static double student_meanwhile(const widths *w)
 {
-    return larger(w->normed, w->act * (2 * w->f + w->d) + w->operand * w->f);
+    return larger(w->normed, w->act * (w->f + w->d) + w->operand * (w->f + w->r) + 8);
 }
 
 /* What an adapter's backward holds until the block's ends. */
@@ -95,28 +94,27 @@ static double adapter_backward_bytes(const widths *w, bool through)
     return terms + (through ? w->d * w->own + (w->own == w->act ? 0 : w->d * w->act) : 0);
 }
 
-/* Beside what forward left, the gradient of h included. */
+/* Beside what forward left, the gradient of h included. g' is written out only for a watcher (who
+ * comes when a step is not finite): over the gradient of up, if there is one. */
 static double backward_meanwhile(const widths *w, bool through)
 {
     const double sum = w->act < 4 ? 4 * w->d : 0; /* of several products, in F32 */
-    const double swiglu = larger(w->act * w->f + w->operand * w->d, w->act * 2 * w->f);
     const double mlp = w->act * w->d + sum + 2 * w->operand * w->f;
     const double qkv =
         w->act * (w->q + 2 * w->kv + w->d) + w->qk_norm + sum + w->operand * (w->q + 2 * w->kv);
     const double attention = w->act * (w->d + w->q) + larger(w->operand * w->d, qkv);
-    return w->act * (w->d + (through ? 2 : 1) * w->f) +
-           larger(swiglu,
+    return w->act * (w->d + 2 * w->f) +
+           larger(w->operand * w->d,
                   adapter_backward_bytes(w, through) + (through ? larger(mlp, attention) : 0));
 }
 
-/* Bytes of `token` a token, and what does not depend on tokens: an adapter as operands, as often
- * as `forwards` and one backward make them. */
+/* Bytes of `token` a token, and what does not depend on tokens: the terms' parameters turned to
+ * F32; an adapter as operands, its first as often as `forwards` and one backward make it. */
 static uint64_t for_tokens(const widths *w, double token, int64_t tokens, int forwards,
                            bool through)
 {
-    const double size = w->r * w->d + w->terms * w->f * w->r;
-    const double copies =
-        w->operand * (forwards * size + w->terms * w->f * w->r + (through ? w->r * w->d : 0));
+    const double copies = (4 + w->operand) * w->terms * w->f * w->r +
+                          w->operand * (forwards + (through ? 1 : 0)) * w->r * w->d;
     return (uint64_t)(token * (double)tokens + copies) + MIB / 4;
 }
 

@@ -152,9 +152,9 @@ static void add_distance(npt_distill_run *r, int layer)
     if (r->sums->layer_distance != NULL) r->sums->layer_distance[layer] += sum;
 }
 
-static void add_regularizer(npt_distill_run *r, const npt_adapters *adapters, int layer)
+static void add_regularizer(npt_distill_run *r, int layer)
 {
-    double sum = adapters->kind->regularizer(&r->student, &r->d->states[layer].adapter);
+    const double sum = r->d->states[layer].adapter.regularizer;
     r->sums->regularizer += sum;
     if (r->sums->layer_regularizer != NULL) r->sums->layer_regularizer[layer] += sum;
 }
@@ -167,7 +167,7 @@ npt_status npt_distill_student_block(npt_distill_run *r, int layer, bool shared,
     npt_block_state *state = &d->states[layer];
     if (!shared) NPT_TRY(npt_block_attention(&r->student, layer, x, state, &a));
     NPT_TRY(npt_block_mlp(&r->student, adapters, layer, x, a, state, &d->student_h[layer]));
-    if (adapters != NULL) add_regularizer(r, adapters, layer);
+    if (adapters != NULL) add_regularizer(r, layer);
     add_distance(r, layer);
     return NPT_OK;
 }
@@ -182,9 +182,7 @@ npt_status npt_distill_loss_backward(npt_distill_run *r, int layer, npt_mat *dh)
                                 s.rows, s.cols, dh));
         base = (npt_in){NULL, dh->dtype};
     } else {
-        npt_dtype to = npt_site(d->student_sites, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD, NPT_F32,
-                                s.rows * s.cols);
-        NPT_ASSERT(to == dh->dtype);
+        NPT_TRY(npt_mat_announce(&r->student, NPT_SITE_RESIDUAL, layer, NPT_BACKWARD, *dh));
     }
     const npt_distance_backward_args args = {.rows = s.rows,
                                              .width = s.cols,

@@ -133,11 +133,10 @@ static void adapter_gradient(lister *l, const char *name, int64_t times, int64_t
                           .accumulate = true});
 }
 
+/* B_add and B_mult have no product forward: the gate's kernel multiplies with them. */
 static void list_adapters(lister *l, const npt_config *c)
 {
     adapter_forward(l, "A_proj", c->layers, l->rank, c->hidden);
-    adapter_forward(l, "B_add", c->layers, c->inter, l->rank);
-    adapter_forward(l, "B_mult", c->layers, c->inter, l->rank);
     adapter_gradient(l, "B_add", c->layers, c->inter, l->rank);
     adapter_gradient(l, "B_mult", c->layers, c->inter, l->rank);
     adapter_backward(l, "B_add", c->layers, c->inter, l->rank, NPT_F32, false);

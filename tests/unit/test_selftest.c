@@ -233,10 +233,17 @@ static void modulation(void **state)
         npt_selftest_check_modulation(&tap, &trial, strength * 1.01);
         assert_int_equal(tap.breaches, 2);
         assert_breach("L00.gate_mod[");
-        npt_parameter *p = &trial.adapters.adapter[1].parameters[1];
-        npt_store(p->value, trial.adapters.dtype, 0, 1);
+        trial.distiller.fault = (npt_fault){.kind = NPT_FAULT_UNDERFLOW,
+                                            .site = NPT_SITE_ADD,
+                                            .layer = 1,
+                                            .direction = NPT_FORWARD};
         npt_selftest_check_modulation(&tap, &trial, strength);
         assert_breach("L01.add[0,0]: expected");
+        trial.distiller.fault = (npt_fault){0};
+        npt_parameter *p = &trial.adapters.adapter[1].parameters[0];
+        npt_store(p->value, trial.adapters.dtype, 0, 100);
+        npt_selftest_check_modulation(&tap, &trial, strength);
+        assert_breach("L01.z[0,0]: expected");
         npt_trial_close(&trial);
     }
 }
