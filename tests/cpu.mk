@@ -12,3 +12,10 @@ tests_kern_test_matmul_pieces_test_SOURCES = \
   tests/kern/matmul_rig.h \
   tests/npt_test.h
 endif
+if AVX2
+check_PROGRAMS += tests/kern/test_matmul_two.test
+tests_kern_test_matmul_two_test_SOURCES = \
+  tests/kern/test_matmul_two.c \
+  tests/kern/matmul_rig.h \
+  tests/npt_test.h
+endif

@@ -43,17 +43,29 @@ static int64_t clamp(int64_t value, int64_t low, int64_t high)
     return value < low ? low : value > high ? high : value;
 }
 
+/* Panels are of one A, and as wide as by itself. */
+static void shape_resident(npt_native_shape *shape, bool two)
+{
+    const int wide = 2 * shape->ops.lanes;
+    const bool stream_lanes = shape->stream_w == shape->lanes_w;
+    shape->block = even_blocks(shape->resident, NPT_RESIDENT_MAX, wide);
+    if (stream_lanes)
+        shape->resident_rows = tile_rows(&shape->ops, npt_min64(shape->resident, shape->block));
+    if (!two) return;
+    shape->second = npt_round_up(shape->resident, stream_lanes ? shape->resident_rows : wide);
+    shape->resident += shape->second;
+    shape->block = npt_round_up(shape->resident, wide);
+}
+
 static void shape_chunks(npt_native_shape *shape, int workers)
 {
     const int wide = 2 * shape->ops.lanes;
     const bool stream_lanes = shape->stream_w == shape->lanes_w;
     const int64_t share = npt_parts(shape->streamed, WORKER_TASKS * workers);
     int64_t sums_rows, sums_lanes;
-    shape->block = even_blocks(shape->resident, NPT_RESIDENT_MAX, wide);
     if (stream_lanes) {
         const int64_t most = shape->block <= WIDE_UP_TO ? CHUNK_LANES : CHUNK_LANES / 2;
         shape->chunk = clamp(npt_round_up(share, wide), 4 * wide, most);
-        shape->resident_rows = tile_rows(&shape->ops, npt_min64(shape->resident, shape->block));
         sums_rows = npt_round_up(shape->block, shape->resident_rows);
         sums_lanes = shape->chunk;
         shape->panel_bytes = (size_t)(shape->ops.depth * shape->chunk * shape->ops.lane_bytes);
@@ -69,7 +81,7 @@ static void shape_chunks(npt_native_shape *shape, int workers)
     shape->sums_floats = (size_t)(sums_rows * sums_lanes);
 }
 
-static npt_native_shape shape_of(const npt_matmul_desc *desc, const npt_native_ops *ops,
+static npt_native_shape shape_of(const npt_matmul_desc *desc, const npt_native_ops *ops, bool two,
                                  int workers)
 {
     npt_native_shape shape = {.ops = *ops, .depth_blocks = npt_parts(desc->k, ops->depth)};
@@ -80,6 +92,7 @@ static npt_native_shape shape_of(const npt_matmul_desc *desc, const npt_native_o
         shape.lanes_w = true;
     else
         shape.lanes_w = shape.stream_w ? !desc->trans_w : !desc->trans_a;
+    shape_resident(&shape, two);
     shape_chunks(&shape, workers);
     return shape;
 }
@@ -129,11 +142,13 @@ static void pack_resident_task(void *context, int64_t index, int worker)
     const int64_t unit = as_rows ? shape->resident_rows : 2 * ops->lanes;
     const int64_t first = index * unit;
     const int width = as_rows ? (int)unit : npt_panel_vectors(ops, first, job->count) * ops->lanes;
+    int64_t at = job->first + first;
+    const npt_native_operand *src = npt_native_resident(job, &at);
     (void)worker;
     if (ops->checked) job->panels[index] = npt_matmul_survey_panel(job, index);
     for (int64_t k0 = 0; k0 < job->desc->k; k0 += ops->depth) {
-        const npt_native_packing packing = {.src = &job->rest,
-                                            .first = job->first + first,
+        const npt_native_packing packing = {.src = src,
+                                            .first = at,
                                             .count = width,
                                             .k0 = k0,
                                             .depth = npt_min64(ops->depth, job->desc->k - k0),
@@ -144,21 +159,25 @@ static void pack_resident_task(void *context, int64_t index, int worker)
     }
 }
 
-static void store_area(const npt_native_job *job, const npt_native_area *area)
+/* What is in an area of the first A, or of the second: as many rows of C from `skip` on. */
+static void store_part(const npt_native_job *job, const npt_native_area *area, void *c,
+                       int64_t skip, int64_t count)
 {
     const npt_matmul_desc *desc = job->desc;
     const npt_native_ops *ops = &job->shape.ops;
     const size_t bytes = npt_dtype_bytes(desc->c);
     const bool turned = !job->shape.lanes_w;
-    for (int64_t lane = 0; lane < area->lanes; lane += 2 * ops->lanes) {
-        const int64_t row0 = turned ? area->lane_first + lane : area->row_first;
+    const int64_t first = turned ? skip : 0, end = turned ? skip + count : area->lanes;
+    for (int64_t lane = first; lane < end; lane += 2 * ops->lanes) {
+        const int64_t row0 = turned ? area->lane_first + lane - skip : area->row_first;
         const int64_t column0 = turned ? area->row_first : area->lane_first + lane;
+        const int width = npt_panel_vectors(ops, lane, area->lanes) * ops->lanes;
         const npt_native_store piece = {
-            .sums = area->sums + lane * area->panel_rows,
-            .rows = area->rows,
-            .width = npt_panel_vectors(ops, lane, area->lanes) * ops->lanes,
-            .lanes = npt_min64(2 * ops->lanes, area->lanes - lane),
-            .c = (char *)job->args->c + (size_t)(row0 * desc->n + column0) * bytes,
+            .sums = area->sums + lane * area->panel_rows + (turned ? 0 : skip * width),
+            .rows = turned ? area->rows : count,
+            .width = width,
+            .lanes = npt_min64(2 * ops->lanes, end - lane),
+            .c = (char *)c + (size_t)(row0 * desc->n + column0) * bytes,
             .stride = desc->n,
             .dtype = desc->c,
             .bias = desc->bias && job->args->bias != NULL ? job->args->bias + column0 : NULL,
@@ -166,6 +185,13 @@ static void store_area(const npt_native_job *job, const npt_native_area *area)
         };
         (turned ? ops->store_transposed : ops->store)(&piece);
     }
+}
+
+static void store_area(const npt_native_job *job, const npt_native_area *area)
+{
+    const int64_t second = job->shape.second, rows = job->shape.lanes_w ? area->rows : area->lanes;
+    store_part(job, area, job->args[0].c, 0, second > 0 ? job->desc->m : rows);
+    if (second > 0) store_part(job, area, job->args[1].c, second, job->desc->m);
 }
 
 /* What is packed next, as the lines of memory it will be read from. */
@@ -424,10 +450,16 @@ static int resident_bytes(const npt_native_shape *shape)
     return shape->stream_w == shape->lanes_w ? shape->ops.row_bytes : shape->ops.lane_bytes;
 }
 
-void npt_matmul_blocked_plan(const npt_matmul_desc *desc, const npt_native_ops *ops, int workers,
-                             size_t *worker_bytes, size_t *shared_bytes)
+bool npt_matmul_blocked_takes_two(const npt_matmul_desc *desc, const npt_native_ops *ops)
 {
-    const npt_native_shape shape = shape_of(desc, ops, workers);
+    const npt_native_shape shape = shape_of(desc, ops, true, 1);
+    return shape.stream_w && shape.resident <= NPT_RESIDENT_MAX;
+}
+
+void npt_matmul_blocked_plan(const npt_matmul_desc *desc, const npt_native_ops *ops, bool two,
+                             int workers, size_t *worker_bytes, size_t *shared_bytes)
+{
+    const npt_native_shape shape = shape_of(desc, ops, two, workers);
     const int64_t k = npt_round_up(desc->k, ops->depth);
     const int64_t vectors = shape.block + 2 * NPT_NATIVE_MAX_LANES; /* panels may stick out */
     *worker_bytes = shape.sums_floats * sizeof(float) + shape.panel_bytes;
@@ -436,17 +468,18 @@ void npt_matmul_blocked_plan(const npt_matmul_desc *desc, const npt_native_ops *
     *shared_bytes = (size_t)(vectors * k * resident_bytes(&shape));
 }
 
-void npt_matmul_blocked_run(const npt_matmul_desc *desc, const npt_matmul_args *args,
+void npt_matmul_blocked_run(const npt_matmul_desc *desc, const npt_matmul_args *args, bool two,
                             const npt_matmul_scratch *scratch, const npt_native_ops *ops)
 {
     npt_native_job job = {.desc = desc, .args = args, .scratch = scratch};
     const npt_native_operand a = npt_native_operand_a(desc, args);
     const npt_native_operand w = npt_native_operand_w(desc, args);
-    job.shape = shape_of(desc, ops, npt_threads_count(scratch->threads));
+    job.shape = shape_of(desc, ops, two, npt_threads_count(scratch->threads));
     const bool as_lanes = job.shape.stream_w == job.shape.lanes_w;
     const int64_t unit = as_lanes ? job.shape.resident_rows : 2 * ops->lanes;
     job.stream = job.shape.stream_w ? w : a;
-    job.rest = job.shape.stream_w ? a : w;
+    job.rest[0] = job.shape.stream_w ? a : w;
+    if (two) job.rest[1] = npt_native_operand_a(desc, &args[1]);
     job.packed = scratch->shared;
     if (ops->checked) npt_matmul_native_ops(scratch->cpu, &job.fma);
     for (; job.first < job.shape.resident; job.first += job.shape.block) {

@@ -14,7 +14,8 @@ typedef struct npt_native_shape {
     npt_native_ops ops;
     bool stream_w;                  /* else A is streamed and W resident */
     bool lanes_w;                   /* W is the lane operand, else A */
-    int64_t streamed, resident;     /* vectors of each: n or m */
+    int64_t streamed, resident;     /* vectors of each: n or m, of two A all with what pads them */
+    int64_t second;                 /* resident vector at which the second of two A begins, or 0 */
     int64_t block;                  /* resident vectors at a time */
     int64_t chunk;                  /* streamed vectors of a task */
     int stream_rows, resident_rows; /* tile height where that matrix is the row operand */
@@ -30,11 +31,11 @@ typedef struct npt_native_panel {
 
 typedef struct npt_native_job {
     const npt_matmul_desc *desc;
-    const npt_matmul_args *args;
+    const npt_matmul_args *args; /* one, or two that differ in a and c */
     const npt_matmul_scratch *scratch;
     npt_native_shape shape;
-    npt_native_operand stream, rest;
-    int64_t first, count; /* the resident block: vectors first … first+count-1 */
+    npt_native_operand stream, rest[2]; /* rest[1]: of the second A */
+    int64_t first, count;               /* the resident block: vectors first … first+count-1 */
     char *packed;
     npt_native_ops fma;
     npt_native_panel panels[NPT_RESIDENT_PANELS]; /* of the resident block */
@@ -51,6 +52,15 @@ typedef struct npt_native_area {
 static inline int npt_panel_vectors(const npt_native_ops *ops, int64_t first, int64_t count)
 {
     return count - first > ops->lanes ? 2 : 1;
+}
+
+/* The resident operand that a vector is of, from where `*index` counts in it then. */
+static inline const npt_native_operand *npt_native_resident(const npt_native_job *job,
+                                                            int64_t *index)
+{
+    if (job->shape.second == 0 || *index < job->shape.second) return &job->rest[0];
+    *index -= job->shape.second;
+    return &job->rest[1];
 }
 
 /* ---- matmul_patch.c: only where ops->checked, the streamed matrix is W and A is resident ---- */

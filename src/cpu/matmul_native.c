@@ -146,10 +146,12 @@ static const char *native_refuse(const npt_matmul_desc *desc, const npt_cpu *cpu
 static void at_least(const npt_matmul_desc *desc, const npt_native_ops *ops, int workers,
                      size_t *worker_bytes, size_t *shared_bytes)
 {
-    size_t mine, all;
-    npt_matmul_blocked_plan(desc, ops, workers, &mine, &all);
-    if (mine > *worker_bytes) *worker_bytes = mine;
-    if (all > *shared_bytes) *shared_bytes = all;
+    for (int two = 0; two <= npt_matmul_blocked_takes_two(desc, ops); two++) {
+        size_t mine, all;
+        npt_matmul_blocked_plan(desc, ops, two, workers, &mine, &all);
+        if (mine > *worker_bytes) *worker_bytes = mine;
+        if (all > *shared_bytes) *shared_bytes = all;
+    }
 }
 
 /* The CPU is not known here: room for whichever route needs most. */
@@ -170,24 +172,41 @@ static void native_plan(const npt_matmul_desc *desc, int workers, size_t *worker
 #endif
 }
 
+/* True where the blocked route does it, with these ops; else that for few tokens. */
+static bool is_blocked(const npt_matmul_desc *desc, const npt_matmul_scratch *scratch,
+                       npt_native_ops *ops)
+{
+    const bool fma = why_fma(desc, scratch->cpu, scratch->precision) != NULL;
+    npt_matmul_native_ops(scratch->cpu, ops);
+    if (fma) return !npt_matmul_few(desc);
+#ifdef HAVE_ISA_AMX
+    *ops = amx_form(desc);
+    npt_matmul_fill_amx(ops, ops->row_bytes / 2, ops->lane_bytes / 2);
+#endif
+    return true;
+}
+
 static npt_status native_run(const npt_matmul_desc *desc, const npt_matmul_args *args,
                              const npt_matmul_scratch *scratch)
 {
     npt_native_ops ops;
-    npt_matmul_native_ops(scratch->cpu, &ops);
-    const bool fma = why_fma(desc, scratch->cpu, scratch->precision) != NULL;
-    if (fma && npt_matmul_few(desc)) {
+    if (is_blocked(desc, scratch, &ops))
+        npt_matmul_blocked_run(desc, args, false, scratch, &ops);
+    else
         npt_matmul_few_run(desc, args, scratch, &ops);
+    return NPT_OK;
+}
+
+static npt_status native_run_two(const npt_matmul_desc *desc, const npt_matmul_args args[2],
+                                 const npt_matmul_scratch *scratch)
+{
+    npt_native_ops ops;
+    if (is_blocked(desc, scratch, &ops) && npt_matmul_blocked_takes_two(desc, &ops)) {
+        npt_matmul_blocked_run(desc, args, true, scratch, &ops);
         return NPT_OK;
     }
-#ifdef HAVE_ISA_AMX
-    if (!fma) {
-        ops = amx_form(desc);
-        npt_matmul_fill_amx(&ops, ops.row_bytes / 2, ops.lane_bytes / 2);
-    }
-#endif
-    npt_matmul_blocked_run(desc, args, scratch, &ops);
-    return NPT_OK;
+    NPT_TRY(native_run(desc, &args[0], scratch));
+    return native_run(desc, &args[1], scratch);
 }
 
 const npt_matmul_backend npt_matmul_native = {
@@ -195,5 +214,6 @@ const npt_matmul_backend npt_matmul_native = {
     .refuse = native_refuse,
     .plan = native_plan,
     .run = native_run,
+    .run_two = native_run_two,
     .route = native_route,
 };

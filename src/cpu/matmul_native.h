@@ -192,10 +192,13 @@ void npt_matmul_fill_amx(npt_native_ops *ops, int row_pieces, int lane_pieces);
 void npt_matmul_native_ops(const npt_cpu *cpu, npt_native_ops *ops);
 
 /* The blocked route (matmul_blocked.c). */
-void npt_matmul_blocked_plan(const npt_matmul_desc *desc, const npt_native_ops *ops, int workers,
-                             size_t *worker_bytes, size_t *shared_bytes);
-void npt_matmul_blocked_run(const npt_matmul_desc *desc, const npt_matmul_args *args,
+void npt_matmul_blocked_plan(const npt_matmul_desc *desc, const npt_native_ops *ops, bool two,
+                             int workers, size_t *worker_bytes, size_t *shared_bytes);
+/* two: args[0] and args[1], which differ in a and c, with one packing of W; the same bits. */
+void npt_matmul_blocked_run(const npt_matmul_desc *desc, const npt_matmul_args *args, bool two,
                             const npt_matmul_scratch *scratch, const npt_native_ops *ops);
+/* Whether that is meant for a product: both A together must be few enough to stay in the cache. */
+bool npt_matmul_blocked_takes_two(const npt_matmul_desc *desc, const npt_native_ops *ops);
 
 /* The routes for few tokens (matmul_few.c): whether they are meant for a product. */
 bool npt_matmul_few(const npt_matmul_desc *desc);

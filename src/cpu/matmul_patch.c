@@ -45,11 +45,13 @@ npt_native_panel npt_matmul_survey_panel(const npt_native_job *job, int64_t inde
 {
     const uint32_t piece_lost = (127u - 103u) << 23; /* bits of 2^-103 */
     const uint32_t rounds_up = 0x7f7f8000u;          /* to infinity, as bf16 */
-    const int64_t width = panel_width(job), first = index * width;
+    const int64_t width = panel_width(job);
+    int64_t first = job->first + index * width;
+    const npt_native_operand *src = npt_native_resident(job, &first);
     npt_native_panel panel = {0};
-    if (job->rest.dtype != NPT_F32) return panel;
-    for (int64_t i = 0; i < width && first + i < job->count; i++) {
-        const npt_native_range range = job->shape.ops.range(&job->rest, job->first + first + i);
+    if (src->dtype != NPT_F32) return panel;
+    for (int64_t i = 0; i < width && first + i < src->count; i++) {
+        const npt_native_range range = job->shape.ops.range(src, first + i);
         const float least = (float)job->desc->k * 0x1p-100f * (float_of(range.largest) + 8);
         if (range.smallest < piece_lost || range.largest >= rounds_up) panel.unfit = true;
         if (range.largest > 0) panel.least[i] = least > 0x1p-86f ? least : 0x1p-86f;
@@ -69,14 +71,17 @@ static void patch_lanes(const npt_native_job *job, const npt_native_area *area,
                         const npt_native_part *part, int64_t lane, npt_patch_buffers *buffers)
 {
     const npt_native_ops *fma = &job->fma;
-    const npt_native_operand *rows = job->shape.lanes_w ? &job->rest : &job->stream;
-    const npt_native_operand *lanes = job->shape.lanes_w ? &job->stream : &job->rest;
+    int64_t row_first = area->row_first + part->row, lane_first = area->lane_first + lane;
+    const npt_native_operand *rows =
+        job->shape.lanes_w ? npt_native_resident(job, &row_first) : &job->stream;
+    const npt_native_operand *lanes =
+        job->shape.lanes_w ? &job->stream : npt_native_resident(job, &lane_first);
     const int vectors = npt_panel_vectors(fma, lane, area->lanes), width = vectors * fma->lanes;
     float *sums = area->sums + lane * area->panel_rows;
     for (int64_t k0 = 0; k0 < job->desc->k; k0 += NPT_NATIVE_DEPTH) {
         const int64_t depth = npt_min64(NPT_NATIVE_DEPTH, job->desc->k - k0);
         const npt_native_packing lane_packing = {.src = lanes,
-                                                 .first = area->lane_first + lane,
+                                                 .first = lane_first,
                                                  .count = width,
                                                  .k0 = k0,
                                                  .depth = depth,
@@ -93,7 +98,7 @@ static void patch_lanes(const npt_native_job *job, const npt_native_area *area,
                                           .add = k0 > 0};
             npt_native_packing row_packing = lane_packing;
             row_packing.src = rows;
-            row_packing.first = area->row_first + r;
+            row_packing.first = row_first + r - part->row;
             row_packing.count = tile.rows;
             row_packing.dst = buffers->rows;
             fma->pack_rows(&row_packing, 0, 0);
@@ -129,7 +134,9 @@ static int64_t patch_panel(const npt_native_job *job, const npt_native_area *are
     const npt_native_shape *shape = &job->shape;
     const bool rows_a = shape->lanes_w;
     const int wide = 2 * job->fma.lanes;
-    const int64_t some = npt_min64(panel_width(job), job->count - at);
+    int64_t first = job->first + at;
+    const npt_native_operand *a = npt_native_resident(job, &first);
+    const int64_t some = npt_min64(panel_width(job), npt_min64(job->count - at, a->count - first));
     const int64_t size = rows_a ? wide : shape->stream_rows,
                   end = rows_a ? area->lanes : area->rows;
     int64_t again = 0;

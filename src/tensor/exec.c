@@ -369,7 +369,9 @@ static double seconds_now(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-static npt_status run_choice(npt_exec *exec, const npt_choice *choice, const npt_matmul_args *args)
+/* Of `count` sets of args, one or two. */
+static npt_status run_choice(npt_exec *exec, const npt_choice *choice, const npt_matmul_args *args,
+                             int count)
 {
     NPT_TRY(reserve_for(exec, choice));
     char *start = exec->matmul_scratch.start; /* NULL until a product needs some */
@@ -382,24 +384,41 @@ static npt_status run_choice(npt_exec *exec, const npt_choice *choice, const npt
         .worker_stride = choice->worker_bytes,
         .shared = start,
     };
-    return choice->backend->run(&choice->desc, args, &scratch);
+    if (count == 2 && choice->backend->run_two != NULL)
+        return choice->backend->run_two(&choice->desc, args, &scratch);
+    for (int i = 0; i < count; i++)
+        NPT_TRY(choice->backend->run(&choice->desc, &args[i], &scratch));
+    return NPT_OK;
+}
+
+static npt_status multiply(npt_exec *exec, const npt_matmul_desc *desc, const npt_matmul_args *args,
+                           int count)
+{
+    const npt_choice *choice = find_choice(exec, desc);
+    if (exec->tally == NULL) return run_choice(exec, choice, args, count);
+    const double begun = seconds_now();
+    NPT_TRY(run_choice(exec, choice, args, count));
+    const double seconds = (seconds_now() - begun) / count;
+    for (int i = 0; i < count; i++) npt_tally_add(exec->tally, desc, choice->backend, seconds);
+    return NPT_OK;
 }
 
 npt_status npt_matmul(npt_exec *exec, const npt_matmul_desc *desc, const npt_matmul_args *args)
 {
-    const npt_choice *choice = find_choice(exec, desc);
-    if (exec->tally == NULL) return run_choice(exec, choice, args);
-    const double begun = seconds_now();
-    NPT_TRY(run_choice(exec, choice, args));
-    npt_tally_add(exec->tally, desc, choice->backend, seconds_now() - begun);
-    return NPT_OK;
+    return multiply(exec, desc, args, 1);
+}
+
+npt_status npt_matmul_two(npt_exec *exec, const npt_matmul_desc *desc,
+                          const npt_matmul_args args[2])
+{
+    return multiply(exec, desc, args, 2);
 }
 
 npt_status npt_matmul_by(npt_exec *exec, const npt_matmul_backend *backend,
                          const npt_matmul_desc *desc, const npt_matmul_args *args)
 {
     const npt_choice choice = make_choice(exec, desc, backend);
-    return run_choice(exec, &choice, args);
+    return run_choice(exec, &choice, args, 1);
 }
 
 size_t npt_exec_scratch_bytes(const npt_exec *exec)

@@ -53,6 +53,10 @@ const char *npt_exec_route(npt_exec *exec, const npt_matmul_desc *desc, char *te
 npt_matmul_counts npt_exec_counts(const npt_exec *exec);
 /* Chooses and runs. Scratch grows at the first call of a shape. */
 npt_status npt_matmul(npt_exec *exec, const npt_matmul_desc *desc, const npt_matmul_args *args);
+/* Twice the same product, of args that differ in a and c alone: as two calls, but what is done to W
+ * may be done once. */
+npt_status npt_matmul_two(npt_exec *exec, const npt_matmul_desc *desc,
+                          const npt_matmul_args args[2]);
 /* The same by this backend, which must not refuse it: for measurements. Never tallied. */
 npt_status npt_matmul_by(npt_exec *exec, const npt_matmul_backend *backend,
                          const npt_matmul_desc *desc, const npt_matmul_args *args);

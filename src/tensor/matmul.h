@@ -46,6 +46,10 @@ typedef struct npt_matmul_backend {
     /* Scratch: `shared` and workers × worker_bytes (64-byte aligned, `worker_stride` apart). */
     npt_status (*run)(const npt_matmul_desc *desc, const npt_matmul_args *args,
                       const npt_matmul_scratch *scratch);
+    /* The same product of two A into two C; the bits of two calls, but what is done to W may be
+     * done once. plan() has room for it. NULL: two calls. */
+    npt_status (*run_two)(const npt_matmul_desc *desc, const npt_matmul_args args[2],
+                          const npt_matmul_scratch *scratch);
     /* Name and version of the library that computes, for the record (may be written into `text`,
      * 128 bytes). NULL: npt itself. */
     const char *(*library)(char *text);

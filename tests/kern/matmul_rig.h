@@ -23,9 +23,11 @@ static inline const npt_matmul_backend *npt_rig_backend(const npt_cpu *cpu, cons
     return NULL;
 }
 
-/* Scratch of exactly the planned size, so that a sanitizer sees a step beyond it. */
-static inline npt_status npt_rig_run(npt_rig *rig, const npt_matmul_backend *backend,
-                                     const npt_matmul_desc *desc, const npt_matmul_args *args)
+/* One set of args, or two at once. Scratch of exactly the planned size, so that a sanitizer sees a
+ * step beyond it. */
+static inline npt_status npt_rig_run_some(npt_rig *rig, const npt_matmul_backend *backend,
+                                          const npt_matmul_desc *desc, const npt_matmul_args *args,
+                                          int count)
 {
     const int workers = npt_threads_count(rig->threads);
     size_t worker_bytes = 0, shared_bytes = 0;
@@ -46,10 +48,16 @@ static inline npt_status npt_rig_run(npt_rig *rig, const npt_matmul_backend *bac
                                         .worker = worker,
                                         .worker_stride = worker_bytes,
                                         .shared = shared};
-    const npt_status status = backend->run(desc, args, &scratch);
+    const npt_status status = (count == 2 ? backend->run_two : backend->run)(desc, args, &scratch);
     free(worker);
     free(shared);
     return status;
+}
+
+static inline npt_status npt_rig_run(npt_rig *rig, const npt_matmul_backend *backend,
+                                     const npt_matmul_desc *desc, const npt_matmul_args *args)
+{
+    return npt_rig_run_some(rig, backend, desc, args, 1);
 }
 
 #endif
