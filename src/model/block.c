@@ -8,30 +8,41 @@
 /* Forward and backward of a block as sequences of matmuls and kernels between named sites. A result
  * is always: npt_mat_produce() (announce, allocate), compute, npt_mat_finish(). The sequence is the
  * specification of method.md §1 read from top to bottom; nothing here looks at a dtype except to
- * hand it on. */
+ * hand it on.
+ *
+ * Forward takes one side or two. Room is made for all of a stage first: what a stage gives, what
+ * the student keeps, what the teacher needs meanwhile, so that the arena can be rewound to what is
+ * kept. */
 
 /* ---- Products with frozen weights ---- */
 
-/* y = x·Wᵀ + bias; y is announced at `site` already, x is an operand. */
-static npt_status multiply(const npt_env *env, const npt_weight *w, npt_mat x, npt_site_id site,
-                           int layer, npt_mat y)
+/* yᵢ = xᵢ·Wᵀ + bias of every side; y are announced at `site` already, x are operands. */
+static npt_status multiply(const npt_side *sides, int count, const npt_weight *w, const npt_mat *x,
+                           npt_site_id site, int layer, const npt_mat *y)
 {
-    const npt_matmul_desc desc = {.m = x.rows,
+    npt_matmul_args args[NPT_SIDES];
+    const npt_matmul_desc desc = {.m = x[0].rows,
                                   .n = w->rows,
                                   .k = w->cols,
                                   .trans_w = true,
-                                  .a = x.dtype,
+                                  .a = x[0].dtype,
                                   .w = w->dtype,
-                                  .c = y.dtype,
+                                  .c = y[0].dtype,
                                   .bias = w->bias != NULL};
-    const npt_matmul_args args = {.a = x.data,
-                                  .w = w->data,
-                                  .absmax = w->absmax,
-                                  .levels = w->levels,
-                                  .bias = w->bias,
-                                  .c = y.data};
-    NPT_TRY(npt_matmul(env->exec, &desc, &args));
-    return npt_mat_finish(env, site, layer, NPT_FORWARD, y);
+    for (int i = 0; i < count; i++) {
+        NPT_ASSERT(x[i].rows == x[0].rows && x[i].dtype == x[0].dtype && y[i].dtype == y[0].dtype);
+        args[i] = (npt_matmul_args){.a = x[i].data,
+                                    .w = w->data,
+                                    .absmax = w->absmax,
+                                    .levels = w->levels,
+                                    .bias = w->bias,
+                                    .c = y[i].data};
+    }
+    NPT_TRY(count == 1 ? npt_matmul(sides[0].env->exec, &desc, args)
+                       : npt_matmul_two(sides[0].env->exec, &desc, args));
+    for (int i = 0; i < count; i++)
+        NPT_TRY(npt_mat_finish(sides[i].env, site, layer, NPT_FORWARD, y[i]));
+    return NPT_OK;
 }
 
 typedef struct product {
@@ -73,19 +84,25 @@ static npt_status linears_backward(const npt_env *env, const product *products, 
 
 /* ---- Norms and sums ---- */
 
-/* Over rows of `width` values: a token's (hidden), or a head's (q_norm, k_norm). */
-static npt_status norm(const npt_env *env, npt_mat x, npt_in weight, int64_t width,
-                       npt_site_id site, int layer, npt_mat *y)
+/* Over rows of `width` values: a token's (hidden), or a head's (q_norm, k_norm). y is announced. */
+static npt_status norm_into(const npt_env *env, npt_mat x, npt_in weight, int64_t width,
+                            npt_site_id site, int layer, npt_mat y)
 {
-    NPT_TRY(npt_mat_produce(env, site, layer, NPT_FORWARD, NPT_F32, x.rows, x.cols, y));
     const npt_norm_args args = {.rows = x.rows * x.cols / width,
                                 .width = width,
                                 .eps = (float)env->model->config.norm_epsilon,
                                 .x = npt_mat_in(x),
                                 .weight = weight,
-                                .dst = npt_mat_out(*y)};
+                                .dst = npt_mat_out(y)};
     npt_exec_kernels(env->exec)->norm(npt_exec_run(env->exec), &args);
-    return npt_mat_finish(env, site, layer, NPT_FORWARD, *y);
+    return npt_mat_finish(env, site, layer, NPT_FORWARD, y);
+}
+
+static npt_status norm(const npt_env *env, npt_mat x, npt_in weight, npt_site_id site, int layer,
+                       npt_mat *y)
+{
+    NPT_TRY(npt_mat_produce(env, site, layer, NPT_FORWARD, NPT_F32, x.rows, x.cols, y));
+    return norm_into(env, x, weight, x.cols, site, layer, *y);
 }
 
 static void norm_backward(const npt_env *env, npt_mat x, npt_in weight, int64_t width, npt_mat dy,
@@ -115,28 +132,28 @@ static npt_status add_norm_backward(const npt_env *env, npt_mat x, npt_in weight
 typedef struct fan_out {
     npt_in norm;
     npt_site_id site;
+    npt_mat x[NPT_SIDES];
     int count;
     struct {
         const npt_weight *w;
         npt_site_id site;
-        npt_mat *y;
+        npt_mat y[NPT_SIDES]; /* announced */
     } to[3];
 } fan_out;
 
-/* yᵢ = norm(x)·Wᵢᵀ + bias. The results come first, so that the normed x can be rewound behind them:
- * backward does not need it. */
-static npt_status norm_and_project(const npt_env *env, int layer, npt_mat x, const fan_out *fan)
+/* y = norm(x)·Wᵀ + bias. The normed x are rewound: backward does not need them. */
+static npt_status norm_and_project(const npt_side *sides, int count, int layer, const fan_out *fan)
 {
-    npt_mat n;
-    for (int i = 0; i < fan->count; i++)
-        NPT_TRY(npt_mat_produce(env, fan->to[i].site, layer, NPT_FORWARD, NPT_F32, x.rows,
-                                fan->to[i].w->rows, fan->to[i].y));
-    const npt_arena_mark mark = npt_arena_get_mark(env->arena);
-    NPT_TRY(norm(env, x, fan->norm, x.cols, fan->site, layer, &n));
-    NPT_TRY(npt_mat_operand(env, NPT_SITE_OPERAND, layer, NPT_FORWARD, n, &n));
-    for (int i = 0; i < fan->count; i++)
-        NPT_TRY(multiply(env, fan->to[i].w, n, fan->to[i].site, layer, *fan->to[i].y));
-    npt_arena_rewind(env->arena, mark);
+    npt_mat n[NPT_SIDES];
+    const npt_arena_mark mark = npt_arena_get_mark(sides[0].env->arena);
+    for (int i = 0; i < count; i++) {
+        const npt_env *env = sides[i].env;
+        NPT_TRY(norm(env, fan->x[i], fan->norm, fan->site, layer, &n[i]));
+        NPT_TRY(npt_mat_operand(env, NPT_SITE_OPERAND, layer, NPT_FORWARD, n[i], &n[i]));
+    }
+    for (int j = 0; j < fan->count; j++)
+        NPT_TRY(multiply(sides, count, fan->to[j].w, n, fan->to[j].site, layer, fan->to[j].y));
+    npt_arena_rewind(sides[0].env->arena, mark);
     return NPT_OK;
 }
 
@@ -180,35 +197,67 @@ static npt_status rope(const npt_env *env, npt_mat x, npt_site_id site, int laye
     return npt_mat_finish(env, site, layer, direction, x);
 }
 
-/* q, k, v as attention reads them. */
-static npt_status project_qkv(const npt_env *env, int layer, npt_mat x, npt_block_state *s)
+/* Room for what attention makes, which is what it keeps. */
+static npt_status make_attention_room(npt_side *side, int layer)
 {
+    const npt_env *env = side->env;
     const npt_block_weights *w = &env->model->blocks[layer];
-    const npt_config *c = &env->model->config;
-    const fan_out fan = {
-        w->norm_in,
-        NPT_SITE_NORM_IN,
-        3,
-        {{&w->q, NPT_SITE_Q, &s->q_in}, {&w->k, NPT_SITE_K, &s->k_in}, {&w->v, NPT_SITE_V, &s->v}}};
-    NPT_TRY(norm_and_project(env, layer, x, &fan));
+    npt_block_state *s = side->state;
+    const int64_t rows = side->x.rows, heads = env->model->config.heads;
+    s->x = side->x;
+    NPT_TRY(
+        npt_mat_produce(env, NPT_SITE_Q, layer, NPT_FORWARD, NPT_F32, rows, w->q.rows, &s->q_in));
+    NPT_TRY(
+        npt_mat_produce(env, NPT_SITE_K, layer, NPT_FORWARD, NPT_F32, rows, w->k.rows, &s->k_in));
+    NPT_TRY(npt_mat_produce(env, NPT_SITE_V, layer, NPT_FORWARD, NPT_F32, rows, w->v.rows, &s->v));
     s->q = s->q_in;
     s->k = s->k_in;
-    if (c->qk_norm) {
-        NPT_TRY(norm(env, s->q_in, w->q_norm, c->head_dim, NPT_SITE_Q_NORM, layer, &s->q));
-        NPT_TRY(norm(env, s->k_in, w->k_norm, c->head_dim, NPT_SITE_K_NORM, layer, &s->k));
+    if (env->model->config.qk_norm) {
+        NPT_TRY(npt_mat_produce(env, NPT_SITE_Q_NORM, layer, NPT_FORWARD, NPT_F32, rows, w->q.rows,
+                                &s->q));
+        NPT_TRY(npt_mat_produce(env, NPT_SITE_K_NORM, layer, NPT_FORWARD, NPT_F32, rows, w->k.rows,
+                                &s->k));
     }
-    NPT_TRY(rope(env, s->q, NPT_SITE_ROPE, layer, NPT_FORWARD));
-    return rope(env, s->k, NPT_SITE_ROPE, layer, NPT_FORWARD);
+    NPT_TRY(npt_mat_produce(env, NPT_SITE_ATTN, layer, NPT_FORWARD, NPT_F32, rows, s->q.cols,
+                            &s->attn));
+    s->lse =
+        npt_arena_alloc(env->arena, NPT_MEM_ACTIVATIONS, (size_t)(rows * heads), sizeof(float));
+    return s->lse != NULL ? NPT_OK : NPT_E_NOMEM;
 }
 
-static npt_status attend(const npt_env *env, int layer, npt_block_state *s)
+/* q, k, v as attention reads them. */
+static npt_status project_qkv(const npt_side *sides, int count, int layer)
+{
+    const npt_block_weights *w = &sides[0].env->model->blocks[layer];
+    const npt_config *c = &sides[0].env->model->config;
+    fan_out fan = {.norm = w->norm_in,
+                   .site = NPT_SITE_NORM_IN,
+                   .count = 3,
+                   .to = {{&w->q, NPT_SITE_Q}, {&w->k, NPT_SITE_K}, {&w->v, NPT_SITE_V}}};
+    for (int i = 0; i < count; i++) {
+        const npt_block_state *s = sides[i].state;
+        fan.x[i] = sides[i].x;
+        fan.to[0].y[i] = s->q_in;
+        fan.to[1].y[i] = s->k_in;
+        fan.to[2].y[i] = s->v;
+    }
+    NPT_TRY(norm_and_project(sides, count, layer, &fan));
+    for (int i = 0; i < count; i++) {
+        const npt_env *env = sides[i].env;
+        const npt_block_state *s = sides[i].state;
+        if (c->qk_norm) {
+            NPT_TRY(norm_into(env, s->q_in, w->q_norm, c->head_dim, NPT_SITE_Q_NORM, layer, s->q));
+            NPT_TRY(norm_into(env, s->k_in, w->k_norm, c->head_dim, NPT_SITE_K_NORM, layer, s->k));
+        }
+        NPT_TRY(rope(env, s->q, NPT_SITE_ROPE, layer, NPT_FORWARD));
+        NPT_TRY(rope(env, s->k, NPT_SITE_ROPE, layer, NPT_FORWARD));
+    }
+    return NPT_OK;
+}
+
+static npt_status attend(const npt_env *env, int layer, const npt_block_state *s)
 {
     const npt_config *c = &env->model->config;
-    NPT_TRY(npt_mat_produce(env, NPT_SITE_ATTN, layer, NPT_FORWARD, NPT_F32, s->q.rows, s->q.cols,
-                            &s->attn));
-    s->lse = npt_arena_alloc(env->arena, NPT_MEM_ACTIVATIONS, (size_t)(s->q.rows * c->heads),
-                             sizeof(float));
-    if (s->lse == NULL) return NPT_E_NOMEM;
     const npt_attention_args args = {.sequences = env->batch->sequences,
                                      .heads = c->heads,
                                      .kv_heads = c->kv_heads,
@@ -225,23 +274,29 @@ static npt_status attend(const npt_env *env, int layer, npt_block_state *s)
     return npt_mat_finish(env, NPT_SITE_ATTN, layer, NPT_FORWARD, s->attn);
 }
 
-npt_status npt_block_attention(const npt_env *env, int layer, npt_mat x, npt_block_state *state,
-                               npt_mat *a)
+npt_status npt_block_attention(npt_side *sides, int count, int layer)
 {
-    npt_block_state scratch;
-    npt_block_state *s = state != NULL ? state : &scratch;
-    const npt_weight *o = &env->model->blocks[layer].o;
-    npt_mat attn;
-    /* the result comes first, so that what is not kept can be rewound behind it */
-    NPT_TRY(
-        npt_mat_produce(env, NPT_SITE_ATTN_OUT, layer, NPT_FORWARD, NPT_F32, x.rows, o->rows, a));
-    const npt_arena_mark mark = npt_arena_get_mark(env->arena);
-    s->x = x;
-    NPT_TRY(project_qkv(env, layer, x, s));
-    NPT_TRY(attend(env, layer, s));
-    NPT_TRY(npt_mat_operand(env, NPT_SITE_OPERAND, layer, NPT_FORWARD, s->attn, &attn));
-    NPT_TRY(multiply(env, o, attn, NPT_SITE_ATTN_OUT, layer, *a));
-    if (state == NULL) npt_arena_rewind(env->arena, mark);
+    npt_arena *arena = sides[0].env->arena;
+    const npt_weight *o = &sides[0].env->model->blocks[layer].o;
+    npt_mat attn[NPT_SIDES], a[NPT_SIDES];
+    for (int i = 0; i < count; i++) {
+        NPT_TRY(npt_mat_produce(sides[i].env, NPT_SITE_ATTN_OUT, layer, NPT_FORWARD, NPT_F32,
+                                sides[i].x.rows, o->rows, &sides[i].a));
+        a[i] = sides[i].a;
+    }
+    npt_arena_mark mark = npt_arena_get_mark(arena);
+    for (int i = count - 1; i >= 0; i--) {
+        NPT_TRY(make_attention_room(&sides[i], layer));
+        if (sides[i].keeps) mark = npt_arena_get_mark(arena);
+    }
+    NPT_TRY(project_qkv(sides, count, layer));
+    for (int i = 0; i < count; i++) {
+        NPT_TRY(attend(sides[i].env, layer, sides[i].state));
+        NPT_TRY(npt_mat_operand(sides[i].env, NPT_SITE_OPERAND, layer, NPT_FORWARD,
+                                sides[i].state->attn, &attn[i]));
+    }
+    NPT_TRY(multiply(sides, count, o, attn, NPT_SITE_ATTN_OUT, layer, a));
+    npt_arena_rewind(arena, mark);
     return NPT_OK;
 }
 
@@ -300,55 +355,88 @@ static npt_status attention_backward(const npt_env *env, int layer, const npt_bl
 
 /* ---- MLP ---- */
 
-/* act = silu(g')·up, g' being the gate or what an adapter makes of it. */
-static npt_status gated_unit(const npt_env *env, const npt_adapters *adapters, int layer,
-                             npt_block_state *s, npt_mat *act)
+/* Room for what an MLP makes before its products, and what is made from a alone. */
+static npt_status begin_mlp(npt_side *side, int layer)
 {
-    NPT_TRY(npt_mat_produce(env, NPT_SITE_MLP_ACT, layer, NPT_FORWARD, NPT_F32, s->gate.rows,
-                            s->gate.cols, act));
+    const npt_env *env = side->env;
+    const npt_block_weights *w = &env->model->blocks[layer];
+    npt_block_state *s = side->state;
+    const int64_t rows = side->x.rows;
+    s->y = side->x;
+    if (side->adapters != NULL)
+        NPT_TRY(side->adapters->kind->forward(env, side->adapters, layer, side->a, &s->adapter));
+    else
+        NPT_TRY(add(env, side->x, side->a, NPT_SITE_RESIDUAL_ATTN, layer, &s->y));
+    NPT_TRY(npt_mat_produce(env, NPT_SITE_GATE, layer, NPT_FORWARD, NPT_F32, rows, w->gate.rows,
+                            &s->gate));
+    return npt_mat_produce(env, NPT_SITE_UP, layer, NPT_FORWARD, NPT_F32, rows, w->up.rows, &s->up);
+}
+
+/* act = silu(g')·up, g' being the gate or what an adapter makes of it; in the gate's place where
+ * nothing is kept. */
+static npt_status gated_unit(const npt_side *side, int layer, npt_mat *act)
+{
+    const npt_env *env = side->env;
+    npt_block_state *s = side->state;
+    *act = s->gate;
+    if (side->keeps)
+        NPT_TRY(npt_mat_produce(env, NPT_SITE_MLP_ACT, layer, NPT_FORWARD, NPT_F32, s->gate.rows,
+                                s->gate.cols, act));
+    else
+        NPT_TRY(npt_mat_announce(env, NPT_SITE_MLP_ACT, layer, NPT_FORWARD, *act));
     const npt_gate_args args = {.rows = s->gate.rows,
                                 .width = s->gate.cols,
                                 .gate = npt_mat_in(s->gate),
                                 .up = npt_mat_in(s->up),
                                 .dst = npt_mat_out(*act)};
-    if (adapters != NULL)
-        NPT_TRY(adapters->kind->gate(env, adapters, layer, NPT_FORWARD, &s->adapter, s->gate, s->up,
-                                     *act));
+    if (side->adapters != NULL)
+        NPT_TRY(side->adapters->kind->gate(env, side->adapters, layer, NPT_FORWARD, &s->adapter,
+                                           s->gate, s->up, *act));
     else
         npt_exec_kernels(env->exec)->gate(npt_exec_run(env->exec), &args);
     return npt_mat_finish(env, NPT_SITE_MLP_ACT, layer, NPT_FORWARD, *act);
 }
 
-npt_status npt_block_mlp(const npt_env *env, const npt_adapters *adapters, int layer, npt_mat x,
-                         npt_mat a, npt_block_state *state, npt_mat *h)
+static npt_status add_down(const npt_side *side, int layer, npt_mat down)
 {
-    const npt_block_weights *w = &env->model->blocks[layer];
-    npt_block_state scratch;
-    npt_block_state *s = state != NULL ? state : &scratch;
-    npt_mat act, down;
-    NPT_TRY(
-        npt_mat_produce(env, NPT_SITE_RESIDUAL, layer, NPT_FORWARD, NPT_F32, x.rows, x.cols, h));
-    npt_arena_mark mark = npt_arena_get_mark(env->arena);
-    s->y = x;
-    if (adapters != NULL)
-        NPT_TRY(adapters->kind->forward(env, adapters, layer, a, &s->adapter));
-    else
-        NPT_TRY(add(env, x, a, NPT_SITE_RESIDUAL_ATTN, layer, &s->y));
-    const fan_out fan = {w->norm_post,
-                         NPT_SITE_NORM_POST,
-                         2,
-                         {{&w->gate, NPT_SITE_GATE, &s->gate}, {&w->up, NPT_SITE_UP, &s->up}}};
-    NPT_TRY(norm_and_project(env, layer, s->y, &fan));
-    npt_arena_mark kept = npt_arena_get_mark(env->arena);
-    NPT_TRY(gated_unit(env, adapters, layer, s, &act));
-    NPT_TRY(npt_mat_operand(env, NPT_SITE_OPERAND, layer, NPT_FORWARD, act, &act));
-    NPT_TRY(
-        npt_mat_produce(env, NPT_SITE_DOWN, layer, NPT_FORWARD, NPT_F32, x.rows, x.cols, &down));
-    NPT_TRY(multiply(env, &w->down, act, NPT_SITE_DOWN, layer, down));
-    npt_exec_kernels(env->exec)->add(npt_exec_run(env->exec), x.rows * x.cols, npt_mat_in(s->y),
-                                     npt_mat_in(down), npt_mat_out(*h));
-    NPT_TRY(npt_mat_finish(env, NPT_SITE_RESIDUAL, layer, NPT_FORWARD, *h));
-    npt_arena_rewind(env->arena, state != NULL ? kept : mark);
+    const npt_env *env = side->env;
+    npt_exec_kernels(env->exec)->add(npt_exec_run(env->exec), down.rows * down.cols,
+                                     npt_mat_in(side->state->y), npt_mat_in(down),
+                                     npt_mat_out(side->h));
+    return npt_mat_finish(env, NPT_SITE_RESIDUAL, layer, NPT_FORWARD, side->h);
+}
+
+npt_status npt_block_mlp(npt_side *sides, int count, int layer)
+{
+    npt_arena *arena = sides[0].env->arena;
+    const npt_block_weights *w = &sides[0].env->model->blocks[layer];
+    npt_mat act[NPT_SIDES], down[NPT_SIDES];
+    fan_out fan = {.norm = w->norm_post,
+                   .site = NPT_SITE_NORM_POST,
+                   .count = 2,
+                   .to = {{&w->gate, NPT_SITE_GATE}, {&w->up, NPT_SITE_UP}}};
+    for (int i = 0; i < count; i++)
+        NPT_TRY(npt_mat_produce(sides[i].env, NPT_SITE_RESIDUAL, layer, NPT_FORWARD, NPT_F32,
+                                sides[i].x.rows, sides[i].x.cols, &sides[i].h));
+    npt_arena_mark mark = npt_arena_get_mark(arena);
+    for (int i = count - 1; i >= 0; i--) {
+        NPT_TRY(begin_mlp(&sides[i], layer));
+        fan.x[i] = sides[i].state->y;
+        fan.to[0].y[i] = sides[i].state->gate;
+        fan.to[1].y[i] = sides[i].state->up;
+        if (sides[i].keeps) mark = npt_arena_get_mark(arena);
+    }
+    NPT_TRY(norm_and_project(sides, count, layer, &fan));
+    for (int i = 0; i < count; i++) {
+        const npt_env *env = sides[i].env;
+        NPT_TRY(gated_unit(&sides[i], layer, &act[i]));
+        NPT_TRY(npt_mat_operand(env, NPT_SITE_OPERAND, layer, NPT_FORWARD, act[i], &act[i]));
+        NPT_TRY(npt_mat_produce(env, NPT_SITE_DOWN, layer, NPT_FORWARD, NPT_F32, sides[i].x.rows,
+                                sides[i].x.cols, &down[i]));
+    }
+    NPT_TRY(multiply(sides, count, &w->down, act, NPT_SITE_DOWN, layer, down));
+    for (int i = 0; i < count; i++) NPT_TRY(add_down(&sides[i], layer, down[i]));
+    npt_arena_rewind(arena, mark);
     return NPT_OK;
 }
 
@@ -410,7 +498,7 @@ npt_status npt_logits(const npt_env *env, npt_mat h, int64_t first, int64_t rows
     npt_mat part = {(char *)h.data + (size_t)(first * h.cols) * npt_dtype_bytes(h.dtype), h.dtype,
                     rows, h.cols},
             n;
-    NPT_TRY(norm(env, part, model->norm_final, h.cols, NPT_SITE_NORM_FINAL, -1, &n));
+    NPT_TRY(norm(env, part, model->norm_final, NPT_SITE_NORM_FINAL, -1, &n));
     npt_dtype to =
         npt_site(env->sites, NPT_SITE_LOGITS, -1, NPT_FORWARD, NPT_F32, rows * model->lm_head.rows);
     NPT_ASSERT(to == NPT_F32);

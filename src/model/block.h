@@ -55,12 +55,22 @@ const npt_adapter_kind *npt_adapter_kind_for(npt_modulation modulation);
 
 /* Token embeddings → [tokens, hidden]. */
 npt_status npt_embed(const npt_env *env, npt_mat *h);
-/* a = o_proj(attention(rmsnorm(x))). state NULL: nothing is kept. */
-npt_status npt_block_attention(const npt_env *env, int layer, npt_mat x, npt_block_state *state,
-                               npt_mat *a);
-/* The rest of a standard block (adapters NULL) or of an NPT block. */
-npt_status npt_block_mlp(const npt_env *env, const npt_adapters *adapters, int layer, npt_mat x,
-                         npt_mat a, npt_block_state *state, npt_mat *h);
+/* One of up to two models that go through a block side by side: they read the same weights, and
+ * products of both are made at once (npt_matmul_two). The bits are those of one after the other. */
+enum { NPT_SIDES = 2 };
+typedef struct npt_side {
+    const npt_env *env;           /* of all sides: the same exec, model, policy, batch and arena */
+    const npt_adapters *adapters; /* NULL: a standard block */
+    npt_mat x;
+    npt_block_state *state;
+    bool keeps;   /* what backward reads stays where `state` says; of the last side only */
+    npt_mat a, h; /* made here: after attention, after the block */
+} npt_side;
+
+/* a = o_proj(attention(rmsnorm(x))) of every side. */
+npt_status npt_block_attention(npt_side *sides, int count, int layer);
+/* From a and x to h: the rest of a standard block or of an NPT block, of every side. */
+npt_status npt_block_mlp(npt_side *sides, int count, int layer);
 /* dh, the gradient at h, becomes the gradient at x where `input` is true (else only the adapter's
  * gradients are taken). `penalty` as in npt_adapter_kind.backward. */
 npt_status npt_block_backward(const npt_env *env, npt_adapters *adapters, int layer,

@@ -48,7 +48,7 @@ static widths widths_of(const npt_policy *policy, const npt_config *c, const npt
     w.operand = cast ? (double)npt_dtype_bytes(dtype[NPT_ROLE_COMPUTE]) : 0;
     w.normed = w.d * (w.act + w.operand);
     w.qk_norm = c->qk_norm ? w.act * (w.q + w.kv) : 0;
-    w.state = w.act * (2 * w.q + 2 * w.kv) + w.qk_norm + 4 * w.heads + w.operand * w.q;
+    w.state = w.act * (2 * w.q + 2 * w.kv) + w.qk_norm + 4 * w.heads;
     w.adapter = (w.own == w.act ? 0 : w.d * w.own) + w.operand * w.d + w.own * w.r;
     return w;
 }
@@ -67,23 +67,21 @@ static double student_left(const widths *w, bool own_attention, bool adapted)
            (own_attention ? w->act * w->d + w->state : 0);
 }
 
-/* What a forward holds beside what it leaves. */
-static double attention_meanwhile(const widths *w)
+/* Attention of the teacher, and of the student where it has its own, from the first room made to
+ * what is rewound. */
+static double attention_peak(const widths *w, bool own)
 {
-    return w->act * (w->q + 2 * w->kv) +
-           larger(w->normed, w->qk_norm + w->act * w->q + 4 * w->heads + w->operand * w->q);
+    const double sides = own ? 2 : 1;
+    return sides * (w->act * w->d + w->state + larger(w->normed, w->operand * w->q));
 }
 
-static double teacher_meanwhile(const widths *w)
+/* What an MLP holds beside what is left: the teacher's gate and up; then both normed x, or both
+ * acts and downs (the teacher's act lies over its gate). */
+static double mlp_meanwhile(const widths *w, bool differs)
 {
-    return larger(attention_meanwhile(w) - w->act * w->d,
-                  w->act * (w->d + 2 * w->f) +
-                      larger(w->normed, w->act * (w->f + w->d) + w->operand * w->f));
-}
-
-static double student_meanwhile(const widths *w)
-{
-    return larger(w->normed, w->act * (w->f + w->d) + w->operand * (w->f + w->r) + 8);
+    const double sides = differs ? 2 : 1, act = differs ? w->act * w->f : 0;
+    const double down = act + sides * (w->act * w->d + w->operand * w->f) + w->operand * w->r + 8;
+    return w->act * (w->d + 2 * w->f) + larger(sides * w->normed, down);
 }
 
 /* What an adapter's backward holds until the block's ends. */
@@ -123,7 +121,8 @@ uint64_t npt_budget_block(const npt_policy *policy, const npt_config *config,
 {
     const widths w = widths_of(policy, config, adapters);
     const double teacher = teacher_left(&w), student = student_left(&w, through, true);
-    const double forward = teacher + larger(teacher_meanwhile(&w), student + student_meanwhile(&w));
+    const double forward =
+        larger(attention_peak(&w, through), teacher + student + mlp_meanwhile(&w, true));
     /* layer by layer, backward follows at once; else the student's block is made again */
     const double backward = (through ? 0 : teacher) + student + backward_meanwhile(&w, through);
     return for_tokens(&w, larger(forward, backward), tokens, 1, through);
@@ -144,7 +143,8 @@ static uint64_t whole_segment(const widths *w, const npt_adapters *adapters, int
         differing++;
     }
     const bool through = differing > 1;
-    const double forward = larger(teacher_meanwhile(w) - last, student_meanwhile(w));
+    const double forward =
+        larger(attention_peak(w, through) - teacher_left(w) - last, mlp_meanwhile(w, true));
     const double token = w->act * w->d + left + larger(forward, backward_meanwhile(w, through));
     return for_tokens(w, token, tokens, adapted, through);
 }

@@ -159,16 +159,36 @@ static void add_regularizer(npt_distill_run *r, int layer)
     if (r->sums->layer_regularizer != NULL) r->sums->layer_regularizer[layer] += sum;
 }
 
-npt_status npt_distill_student_block(npt_distill_run *r, int layer, bool shared, npt_mat x,
-                                     npt_mat a)
+/* Side by side; one after the other where somebody watches, who then sees the teacher's block first
+ * and for whom terms are written out besides. */
+static npt_status run_sides(npt_side *sides, int layer, bool shared, bool differs)
+{
+    const bool together = differs && !npt_env_is_watched(sides[0].env);
+    NPT_TRY(npt_block_attention(&sides[0], together && !shared ? 2 : 1, layer));
+    if (shared) sides[1].a = sides[0].a;
+    NPT_TRY(npt_block_mlp(&sides[0], together ? 2 : 1, layer));
+    if (together || !differs) return NPT_OK;
+    if (!shared) NPT_TRY(npt_block_attention(&sides[1], 1, layer));
+    return npt_block_mlp(&sides[1], 1, layer);
+}
+
+npt_status npt_distill_block(npt_distill_run *r, int layer, bool differs, npt_mat x,
+                             npt_mat student_x)
 {
     npt_distiller *d = r->d;
     npt_adapters *adapters = d->adapters->active[layer] ? d->adapters : NULL;
-    npt_block_state *state = &d->states[layer];
-    if (!shared) NPT_TRY(npt_block_attention(&r->student, layer, x, state, &a));
-    NPT_TRY(npt_block_mlp(&r->student, adapters, layer, x, a, state, &d->student_h[layer]));
-    if (adapters != NULL) add_regularizer(r, layer);
-    add_distance(r, layer);
+    npt_block_state scratch;
+    npt_side sides[NPT_SIDES] = {{.env = &r->teacher, .x = x, .state = &scratch},
+                                 {.env = &r->student,
+                                  .adapters = adapters,
+                                  .x = student_x,
+                                  .state = &d->states[layer],
+                                  .keeps = true}};
+    NPT_TRY(run_sides(sides, layer, student_x.data == x.data, differs));
+    d->teacher_h[layer] = sides[0].h;
+    d->student_h[layer] = differs ? sides[1].h : sides[0].h;
+    if (differs && adapters != NULL) add_regularizer(r, layer);
+    if (differs) add_distance(r, layer);
     return NPT_OK;
 }
 
@@ -236,25 +256,16 @@ static npt_status run_blocks(npt_distill_run *r)
     NPT_TRY(npt_embed(&r->teacher, &boundary));
     npt_arena_mark mark = npt_arena_get_mark(d->step);
     npt_mat teacher_x = boundary, student_x = boundary;
-    bool same = true;   /* student_x is teacher_x */
     int first = layers; /* lowest block of the segment whose student differs */
     for (int layer = 0; layer < layers; layer++) {
-        npt_mat a;
-        NPT_TRY(npt_block_attention(&r->teacher, layer, teacher_x, NULL, &a));
-        NPT_TRY(npt_block_mlp(&r->teacher, NULL, layer, teacher_x, a, NULL, &d->teacher_h[layer]));
-        if (d->adapters->active[layer] || !same) {
-            NPT_TRY(npt_distill_student_block(r, layer, same, student_x, a));
-            if (first > layer) first = layer;
-            same = false;
-        } else {
-            d->student_h[layer] = d->teacher_h[layer];
-        }
+        const bool differs = d->adapters->active[layer] || student_x.data != teacher_x.data;
+        NPT_TRY(npt_distill_block(r, layer, differs, teacher_x, student_x));
+        if (differs && first > layer) first = layer;
         teacher_x = d->teacher_h[layer];
         student_x = d->student_h[layer];
         if (layer + 1 < layers && !npt_distill_is_forced(d, r->request->step, layer + 1)) continue;
         NPT_TRY(close_segment(r, first, layer, mark, &boundary));
         if (layer + 1 < layers) teacher_x = student_x = boundary;
-        same = true;
         first = layers;
     }
     r->sums->teacher_h = d->teacher_h[layers - 1];

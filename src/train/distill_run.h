@@ -21,10 +21,11 @@ npt_status npt_distill_end(npt_distiller *distiller);
 
 /* Whether block `layer` of the student reads the teacher's input instead of its own. */
 bool npt_distill_is_forced(const npt_distiller *distiller, int64_t step, int layer);
-/* The student's block: from x (`shared`: the teacher's, with attention output a; or its own) to
- * student_h[layer], with its regularizer and distance added to the sums. */
-npt_status npt_distill_student_block(npt_distill_run *run, int layer, bool shared, npt_mat x,
-                                     npt_mat a);
+/* A block of both, from x and student_x (the same where the student reads what the teacher does) to
+ * teacher_h[layer] and student_h[layer], and the student's regularizer and distance to the sums.
+ * `differs`: the student has this block to itself; else its h is the teacher's. */
+npt_status npt_distill_block(npt_distill_run *run, int layer, bool differs, npt_mat x,
+                             npt_mat student_x);
 /* dh (data NULL: nothing yet, and it is made) += the gradient of the distance at a block. */
 npt_status npt_distill_loss_backward(npt_distill_run *run, int layer, npt_mat *dh);
 /* npt_block_backward() with what states[layer] keeps. */

@@ -167,13 +167,10 @@ static npt_status ride(streamed_pass *p, npt_distill_run *run, int layer, passen
 {
     npt_distiller *d = p->d;
     const npt_mat x = rider->h;
-    npt_mat a;
-    NPT_TRY(npt_block_attention(&run->teacher, layer, x, NULL, &a));
-    NPT_TRY(npt_block_mlp(&run->teacher, NULL, layer, x, a, NULL, &d->teacher_h[layer]));
+    const bool shared = !p->differs[layer] || is_shared(p, layer);
+    NPT_TRY(npt_distill_block(run, layer, p->differs[layer], x,
+                              shared ? x : rider->student_h[layer - 1]));
     if (p->differs[layer]) {
-        const bool shared = is_shared(p, layer);
-        NPT_TRY(npt_distill_student_block(run, layer, shared,
-                                          shared ? x : rider->student_h[layer - 1], a));
         if (p->keeps && shared) NPT_TRY(keep(p, x, &rider->inputs[layer]));
         if (p->keeps) NPT_TRY(keep(p, d->teacher_h[layer], &rider->teacher_h[layer]));
         if (!p->begins[layer + 1] || p->keeps)
@@ -192,14 +189,17 @@ static npt_status make_again(streamed_pass *p, npt_distill_run *run, int layer, 
     npt_distiller *d = p->d;
     npt_adapters *adapters = d->adapters->active[layer] ? d->adapters : NULL;
     npt_env teacher = run->teacher, student = run->student;
-    npt_mat a, h;
+    npt_block_state scratch;
+    npt_side shared = {.env = &teacher, .x = x, .state = &scratch};
+    npt_side side = {
+        .env = &student, .adapters = adapters, .x = x, .state = &d->states[layer], .keeps = true};
     teacher.sites = p->again[0];
     student.sites = p->again[1];
     teacher.observer = student.observer = NULL; /* they saw it */
-    NPT_TRY(is_shared(p, layer) ? npt_block_attention(&teacher, layer, x, NULL, &a)
-                                : npt_block_attention(&student, layer, x, &d->states[layer], &a));
-    NPT_TRY(npt_block_mlp(&student, adapters, layer, x, a, &d->states[layer], &h));
-    if (memcmp(h.data, d->student_h[layer].data, bytes_of(h)) == 0) return NPT_OK;
+    NPT_TRY(npt_block_attention(is_shared(p, layer) ? &shared : &side, 1, layer));
+    if (is_shared(p, layer)) side.a = shared.a;
+    NPT_TRY(npt_block_mlp(&side, 1, layer));
+    if (memcmp(side.h.data, d->student_h[layer].data, bytes_of(side.h)) == 0) return NPT_OK;
     return npt_fail(NPT_E_INTERNAL,
                     "block %d is not the same when it is computed again; please report this",
                     layer);

@@ -15,12 +15,23 @@ typedef struct three_steps {
     size_t count;
 } three_steps;
 
-static void take_steps(const char *name, const golden_setup *setup, three_steps *taken)
+static npt_status look_away(npt_observer *observer, const npt_env *env, const npt_observation *seen)
 {
+    (void)observer;
+    (void)env;
+    (void)seen;
+    return NPT_OK;
+}
+
+static void take_steps(const char *name, const golden_setup *setup, bool watched,
+                       three_steps *taken)
+{
+    npt_observer observer = {look_away};
     golden_case c;
     golden_run run;
     golden_open(&c, name);
     golden_run_open(&run, &c, setup);
+    if (watched) run.distiller.observer = &observer;
     *taken = (three_steps){0};
     for (size_t i = 0; i < 3; i++) taken->norms[i] = golden_step(&run, i, &taken->losses[i]);
     taken->gradient = golden_flat(&run, GOLDEN_GRADIENT, &taken->count);
@@ -35,6 +46,14 @@ static void free_steps(three_steps *taken)
     npt_free(taken->masters);
 }
 
+static void assert_same_steps(const three_steps *one, const three_steps *more)
+{
+    assert_memory_equal(one->losses, more->losses, sizeof one->losses);
+    assert_memory_equal(one->norms, more->norms, sizeof one->norms);
+    assert_memory_equal(one->gradient, more->gradient, one->count * sizeof *one->gradient);
+    assert_memory_equal(one->masters, more->masters, one->count * sizeof *one->masters);
+}
+
 static void check_threads(const char *name, npt_policy_request request, double loss_scale)
 {
     static const char *const backends[] = {"reference", "native"};
@@ -42,14 +61,11 @@ static void check_threads(const char *name, npt_policy_request request, double l
         three_steps one, more;
         golden_setup setup = {
             .backend = backends[b], .threads = 1, .request = request, .loss_scale = loss_scale};
-        take_steps(name, &setup, &one);
+        take_steps(name, &setup, false, &one);
         for (int threads = 2; threads <= 3; threads++) {
             setup.threads = threads;
-            take_steps(name, &setup, &more);
-            assert_memory_equal(one.losses, more.losses, sizeof one.losses);
-            assert_memory_equal(one.norms, more.norms, sizeof one.norms);
-            assert_memory_equal(one.gradient, more.gradient, one.count * sizeof *one.gradient);
-            assert_memory_equal(one.masters, more.masters, one.count * sizeof *one.masters);
+            take_steps(name, &setup, false, &more);
+            assert_same_steps(&one, &more);
             free_steps(&more);
         }
         free_steps(&one);
@@ -76,6 +92,35 @@ static void threads_in_nf4(void **state)
 {
     (void)state;
     check_threads("nf4-double", (npt_policy_request){0}, 1);
+}
+
+/* ---- Watchers ---- */
+
+/* For somebody who looks at every result, results are written out that otherwise are not, and
+ * teacher and student go one after the other instead of side by side. */
+static void a_watcher_changes_nothing(void **state)
+{
+    static const struct {
+        const char *name;
+        npt_policy_request request;
+    } runs[] = {{"tiny-llama", {0}},
+                {"tiny-llama", {.use_fp16 = true}},
+                {"tiny-llama", {.use_bf16 = true}},
+                {"mistral", {.mixed_precision = NPT_BF16}},
+                {"qwen3", {0}},
+                {"llama-layerwise", {0}},
+                {"nf4-double", {0}}};
+    (void)state;
+    for (size_t i = 0; i < NPT_COUNT(runs); i++) {
+        three_steps alone, watched;
+        const golden_setup setup = {
+            .backend = "native", .threads = 2, .request = runs[i].request, .loss_scale = 256};
+        take_steps(runs[i].name, &setup, false, &alone);
+        take_steps(runs[i].name, &setup, true, &watched);
+        assert_same_steps(&alone, &watched);
+        free_steps(&alone);
+        free_steps(&watched);
+    }
 }
 
 /* ---- Batches ---- */
@@ -183,6 +228,7 @@ int main(void)
         NPT_CASE("one, two and three threads give the same bits in F32", threads_in_f32),
         NPT_CASE("one, two and three threads give the same bits in halves", threads_in_halves),
         NPT_CASE("one, two and three threads give the same bits on an NF4 base", threads_in_nf4),
+        NPT_CASE("a watcher changes nothing", a_watcher_changes_nothing),
         NPT_CASE("batch 8 × 1, 2 × 4 and 1 × 8 have the same losses and gradients",
                  batches_do_not_matter),
         NPT_CASE("a sequence is the same alone and beside others", neighbours_do_not_matter),
