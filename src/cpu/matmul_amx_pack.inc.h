@@ -307,6 +307,15 @@ INLINE void pack_two_rows(const int dtype, const npt_native_packing *packing, in
     const int64_t start = (packing->k0 + k) * src->count + packing->first;
     __m512i table[MAX_PIECES] = {0}, pair[MAX_PIECES];
     const int64_t first = lane;
+    if (dtype == NPT_BF16 && rows > 1 && end % (2 * LANES) == 0 &&
+        src->count - packing->first >= end) {
+        int64_t unused, index[2] = {start + lane, start + lane + src->count};
+        uint16_t *to = lane_place(packing, pieces, lane, k, &unused);
+        for (; lane < end; lane += 2 * LANES, index[0] += 2 * LANES, index[1] += 2 * LANES) {
+            weave_panel(dtype, src, index, NULL, to);
+            to += packing->block * 2 * LANES;
+        }
+    }
     while (lane < end) {
         int64_t piece_stride, valid = rows > 0 ? src->count - packing->first - lane : 0;
         uint16_t *to = lane_place(packing, pieces, lane, k, &piece_stride);
