@@ -16,5 +16,9 @@ void npt_cpu_kernels(const npt_cpu *cpu, npt_kernels *kernels)
 #ifdef HAVE_ISA_AVX512
     if (cpu->level >= NPT_CPU_AVX512) npt_kernels_fill_avx512(kernels);
 #endif
+#ifdef HAVE_ISA_AMX
+    if (cpu->level >= NPT_CPU_AVX512 && (cpu->features & NPT_CPU_AMX_BF16) != 0)
+        npt_attention_fill_amx(kernels);
+#endif
     (void)cpu;
 }

@@ -44,6 +44,9 @@ if AMX
 noinst_LTLIBRARIES += libnptamx.la
 libnptamx_la_CFLAGS = $(AM_CFLAGS) $(NPT_AMX_CFLAGS)
 libnptamx_la_SOURCES = \
+  src/cpu/attention_amx.c \
+  src/cpu/attention_amx.inc.h \
+  src/cpu/attention_amx_backward.inc.h \
   src/cpu/matmul_amx.c \
   src/cpu/matmul_amx_pack.inc.h \
   src/cpu/peak_amx.c \

@@ -15,7 +15,7 @@
 
 #include "../npt_test.h"
 
-#define LEVELS  3
+#define LEVELS  4 /* of the table, and attention by AMX */
 #define POOLS   2
 #define GUARD   64
 #define MAX_OUT 6
@@ -31,11 +31,15 @@ typedef struct lab {
 
 static lab the_lab;
 
-static inline void lab_open(int64_t longest, int64_t head_dim)
+/* The levels this CPU has; where it has AMX and `tiles`, the last level's table once more with it,
+ * which differs in attention only. */
+static inline void lab_levels(bool tiles)
 {
     npt_cpu cpu;
     if (npt_cpu_detect(&cpu) != NPT_OK) exit(2);
-    npt_cpu_level top = cpu.level;
+    const npt_cpu_level top = cpu.level;
+    const unsigned features = cpu.features;
+    cpu.features &= ~(unsigned)NPT_CPU_AMX_BF16;
     the_lab.levels = 0;
     for (int level = 0; level <= (int)top; level++) {
         cpu.level = (npt_cpu_level)level;
@@ -45,7 +49,20 @@ static inline void lab_open(int64_t longest, int64_t head_dim)
             the_lab.levels > 0 && strcmp(name, the_lab.kernels[the_lab.levels - 1].name) == 0;
         if (!known) the_lab.levels++; /* a level that was not compiled repeats the one below */
     }
-    size_t bytes = the_lab.kernels[0].scratch_bytes(longest, head_dim, 1);
+    cpu.features = features;
+    npt_kernels *last = &the_lab.kernels[the_lab.levels];
+    npt_cpu_kernels(&cpu, last);
+    if (tiles && last->attention != last[-1].attention) the_lab.levels++;
+}
+
+static inline void lab_pools(int64_t longest, int64_t head_dim)
+{
+    size_t bytes = 0;
+    for (int level = 0; level < the_lab.levels; level++)
+        for (int64_t dim = 1; dim <= head_dim; dim++) {
+            const size_t needed = the_lab.kernels[level].scratch_bytes(longest, dim, 1);
+            if (needed > bytes) bytes = needed;
+        }
     for (int p = 0; p < POOLS; p++) {
         npt_run *run = &the_lab.run[p];
         run->threads = npt_threads_create(pool_sizes[p]);
@@ -54,6 +71,12 @@ static inline void lab_open(int64_t longest, int64_t head_dim)
         if (run->threads == NULL || run->scratch == NULL) exit(2);
         memset(run->scratch, 0xff, run->scratch_stride * (size_t)pool_sizes[p]); /* NaN */
     }
+}
+
+static inline void lab_open(int64_t longest, int64_t head_dim)
+{
+    lab_levels(false);
+    lab_pools(longest, head_dim);
 }
 
 static inline void lab_close(void)
