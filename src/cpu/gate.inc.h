@@ -22,14 +22,13 @@ typedef struct turn_job {
     float *dst;
 } turn_job;
 
-static void turn_task(void *context, int64_t task, int worker)
+/* NPT_TURNED_ROW rows become as many columns. */
+static void turn_some(const turn_job *job, int64_t first)
 {
     enum { COLUMNS = 4 * LANES };
-    const turn_job *job = context;
-    const int64_t stride = round_up(job->rows, NPT_TURNED_ROW), first = task * NPT_TURNED_ROW;
+    const int64_t stride = round_up(job->rows, NPT_TURNED_ROW);
     const int64_t rows = at_most(job->rows - first, NPT_TURNED_ROW);
     float x[NPT_TURNED_ROW][COLUMNS] = {{0}};
-    (void)worker;
     for (int64_t at = 0; at < job->cols; at += COLUMNS) {
         const int64_t n = at_most(job->cols - at, COLUMNS);
         for (int64_t r = 0; r < rows; r++)
@@ -40,10 +39,21 @@ static void turn_task(void *context, int64_t task, int worker)
     }
 }
 
+enum { TURN_ROWS = 32 * NPT_TURNED_ROW }; /* of a task */
+
+static void turn_task(void *context, int64_t task, int worker)
+{
+    const turn_job *job = context;
+    const int64_t end = at_most((task + 1) * TURN_ROWS, job->rows);
+    (void)worker;
+    for (int64_t first = task * TURN_ROWS; first < end; first += NPT_TURNED_ROW)
+        turn_some(job, first);
+}
+
 static void turn(const npt_run *run, int64_t rows, int64_t cols, npt_in src, float *dst)
 {
     turn_job job = {rows, cols, src, dst};
-    run_blocks(run, turn_task, &job, rows, NPT_TURNED_ROW);
+    run_blocks(run, turn_task, &job, rows, TURN_ROWS);
 }
 
 /* ---- Terms ----------------------------------------------------------------------------------- */
@@ -258,8 +268,8 @@ static void gate_task(void *context, int64_t task, int worker)
             set_stream(&s, DST, args->dst.data, args->dst.dtype, first);
             run_stretch(gate_loop_of, args, &s, at.cols, p);
             if (args->squares == NULL) continue;
-            if (has_add) sum_products(&squares[r], add[r], add[r], at.cols);
-            if (has_u) sum_products(&squares[r], u[r], u[r], at.cols);
+            if (has_add) sum_squares_into(&squares[r], add[r], at.cols);
+            if (has_u) sum_squares_into(&squares[r], u[r], at.cols);
         }
     }
     for (int64_t r = 0; r < at.rows && args->squares != NULL; r++)

@@ -378,13 +378,18 @@ static void narrow(npt_out out, int64_t first, int64_t n, const float *values)
     }
 }
 
-/* Rounds a chunk to `dtype` and back. */
-static void round_chunk(float *values, npt_dtype dtype, int64_t n)
+/* values × scale, rounded to `dtype` and back. */
+static void scale_chunk(const float *values, vf scale, npt_dtype dtype, int64_t n, float *dst)
 {
-    uint16_t halves[CHUNK];
-    if (dtype == NPT_F32) return;
-    narrow_halves(values, dtype, lanes(n), halves);
-    widen_halves(halves, dtype, lanes(n), values);
+    const int64_t end = lanes(n);
+    if (dtype == NPT_BF16)
+        for (int64_t i = 0; i < end; i += VF)
+            put(dst + i, round_as(NPT_BF16, get(values + i) * scale));
+    else if (dtype == NPT_F16)
+        for (int64_t i = 0; i < end; i += VF)
+            put(dst + i, round_as(NPT_F16, get(values + i) * scale));
+    else
+        for (int64_t i = 0; i < end; i += VF) put(dst + i, get(values + i) * scale);
 }
 
 /* ---- Sums ------------------------------------------------------------------------------------ */
@@ -409,6 +414,18 @@ static void sum_products(npt_sum *sum, const float *a, const float *b, int64_t n
     *sum = s;
 }
 
+/* += a². */
+static void sum_squares_into(npt_sum *sum, const float *a, int64_t n)
+{
+    npt_sum s = *sum;
+    for (int64_t i = 0; i < n; i += LANES)
+        for (int p = 0; p < LANES / VD; p++) {
+            const vd x = get_double(a + i + p * VD);
+            s.part[p] += x * x;
+        }
+    *sum = s;
+}
+
 static double sum_total(const npt_sum *sum)
 {
     double lane[LANES];
@@ -425,7 +442,7 @@ static double sum_squares_of(npt_in x, int64_t first, int64_t n)
     for (int64_t i = 0; i < n; i += CHUNK) {
         int64_t count = at_most(n - i, CHUNK);
         const float *values = widen(x, first + i, count, buffer);
-        sum_products(&sum, values, values, count);
+        sum_squares_into(&sum, values, count);
     }
     return sum_total(&sum);
 }

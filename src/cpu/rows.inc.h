@@ -19,8 +19,7 @@ static void norm_row(const npt_norm_args *args, int64_t row)
         int64_t first = row * args->width + at, n = at_most(args->width - at, CHUNK);
         const float *x = widen(args->x, first, n, bx), *w = widen(args->weight, at, n, bw);
         float *dst = target(args->dst, first, n, out);
-        for (int64_t i = 0; i < lanes(n); i += VF) put(scaled + i, get(x + i) * scale);
-        round_chunk(scaled, args->dst.dtype, n);
+        scale_chunk(x, scale, args->dst.dtype, n, scaled);
         for (int64_t i = 0; i < lanes(n); i += VF) put(dst + i, get(scaled + i) * get(w + i));
         narrow(args->dst, first, n, dst);
     }

@@ -12,6 +12,7 @@
 
 enum {
     TOKENS = 32,
+    RANK = 16,
     WIDTH = 256,
     HEADS = 4,
     HEAD_DIM = 64,
@@ -67,22 +68,43 @@ COUNTED(rope)
     table->rope(run, &args);
 }
 
-COUNTED(modulate)
+COUNTED(turn)
 {
-    const npt_modulate_args args = {TOKENS, WIDTH, 0.1f, in(a), in(b), in(c), out(d)};
-    table->modulate(run, &args);
+    table->turn(run, WIDTH, RANK, in(a), e);
 }
 
-COUNTED(swiglu)
+/* Both terms from z. */
+COUNTED(gate)
 {
-    const npt_swiglu_args args = {TOKENS, WIDTH, in(a), in(b), out(c)};
-    table->swiglu(run, &args);
+    const npt_gate_term term = {.dtype = in(b).dtype, .rank = RANK, .x = in(b), .w = e};
+    const npt_gate_args args = {.rows = TOKENS,
+                                .width = WIDTH,
+                                .strength = 0.1f,
+                                .gate = in(a),
+                                .up = in(b),
+                                .add = term,
+                                .u = term,
+                                .dst = out(d),
+                                .squares = sums};
+    table->gate(run, &args);
 }
 
-COUNTED(swiglu_backward)
+COUNTED(gate_backward)
 {
-    const npt_swiglu_backward_args args = {TOKENS, WIDTH, in(c), in(a), in(b), out(d), out(e)};
-    table->swiglu_backward(run, &args);
+    const npt_gate_term term = {.dtype = in(b).dtype, .rank = RANK, .x = in(b), .w = e};
+    const npt_gate_backward_args args = {.rows = TOKENS,
+                                         .width = WIDTH,
+                                         .strength = 0.1f,
+                                         .dy = in(c),
+                                         .gate = in(a),
+                                         .up = in(b),
+                                         .add = term,
+                                         .u = term,
+                                         .dgate = out(d),
+                                         .dup = out(f),
+                                         .dadd = out(g),
+                                         .du = out(g)};
+    table->gate_backward(run, &args);
 }
 
 COUNTED(distance)
@@ -160,7 +182,7 @@ COUNTED_MATMUL(nf4, NPT_F32, NPT_NF4)
 
 static void (*const all[])(void) = {
     count_norm,     count_norm_backward, count_rope,
-    count_modulate, count_swiglu,        count_swiglu_backward,
+    count_turn,     count_gate,          count_gate_backward,
     count_distance, count_attention,     count_attention_backward,
     count_adam,     count_f32_few,       count_f32_many,
     count_f32_dx,   count_f16_few,       count_f16_many,
