@@ -233,7 +233,9 @@ static npt_status project_qkv(const npt_side *sides, int count, int layer)
     fan_out fan = {.norm = w->norm_in,
                    .site = NPT_SITE_NORM_IN,
                    .count = 3,
-                   .to = {{&w->q, NPT_SITE_Q}, {&w->k, NPT_SITE_K}, {&w->v, NPT_SITE_V}}};
+                   .to = {{.w = &w->q, .site = NPT_SITE_Q},
+                          {.w = &w->k, .site = NPT_SITE_K},
+                          {.w = &w->v, .site = NPT_SITE_V}}};
     for (int i = 0; i < count; i++) {
         const npt_block_state *s = sides[i].state;
         fan.x[i] = sides[i].x;
@@ -411,10 +413,11 @@ npt_status npt_block_mlp(npt_side *sides, int count, int layer)
     npt_arena *arena = sides[0].env->arena;
     const npt_block_weights *w = &sides[0].env->model->blocks[layer];
     npt_mat act[NPT_SIDES], down[NPT_SIDES];
-    fan_out fan = {.norm = w->norm_post,
-                   .site = NPT_SITE_NORM_POST,
-                   .count = 2,
-                   .to = {{&w->gate, NPT_SITE_GATE}, {&w->up, NPT_SITE_UP}}};
+    fan_out fan = {
+        .norm = w->norm_post,
+        .site = NPT_SITE_NORM_POST,
+        .count = 2,
+        .to = {{.w = &w->gate, .site = NPT_SITE_GATE}, {.w = &w->up, .site = NPT_SITE_UP}}};
     for (int i = 0; i < count; i++)
         NPT_TRY(npt_mat_produce(sides[i].env, NPT_SITE_RESIDUAL, layer, NPT_FORWARD, NPT_F32,
                                 sides[i].x.rows, sides[i].x.cols, &sides[i].h));

@@ -188,9 +188,7 @@ int main(void)
         NPT_CASE("two products at once are those of two calls", two_are_as_one_and_one),
         NPT_CASE("values that pieces cannot be are found in both", odd_values_are_found_in_both),
     };
-    if (npt_cpu_detect(&cpu) != NPT_OK || cpu.level < NPT_CPU_AVX2) {
-        puts("1..0 # SKIP the native backend needs AVX2");
-        return 0;
-    }
+    if (npt_cpu_detect(&cpu) != NPT_OK || cpu.level < NPT_CPU_AVX2)
+        return npt_test_skip_all("the native backend needs AVX2");
     return npt_test_run("two", cases, NPT_COUNT(cases));
 }
