@@ -160,13 +160,18 @@ done
 
 # ---- A file that is cut while it is read ----
 
+# A deeper model, so that there is more to stream than the program may grow by.
+run make-model --hidden 256 --inter 688 --layers 16 --heads 8 --kv_heads 2 --vocab 512 --dtype bf16 \
+    "$work/deep"
+rows=$(echo "$rows" | sed "s,--model_name $model,--model_name $work/deep,")
+endless=$(echo "$endless" | sed "s,--model_name $model,--model_name $work/deep,")
 # shellcheck disable=SC2086
 {
     smallest $rows
     start pretrain --output_dir "$work/limited" $endless \
         --memory_limit "$((smallest + 4))MB" --save_steps 5
     until_true test -d "$work/limited/checkpoint-5"
-    truncate -s 4000000 "$model/model.safetensors"
+    truncate -s 4000000 "$work/deep/model.safetensors"
     ended
     ends 'a file that becomes shorter ends the run' 1
     says 'with the reason' err 'model.safetensors.* changed while it was in use'
