@@ -161,8 +161,8 @@ done
 # ---- A file that is cut while it is read ----
 
 # A deeper model, so that there is more to stream than the program may grow by.
-run make-model --hidden 256 --inter 688 --layers 16 --heads 8 --kv_heads 2 --vocab 512 --dtype bf16 \
-    "$work/deep"
+run make-model --hidden 256 --inter 688 --layers 16 --heads 8 --kv_heads 2 --vocab 512 \
+    --dtype bf16 "$work/deep"
 rows=$(echo "$rows" | sed "s,--model_name $model,--model_name $work/deep,")
 endless=$(echo "$endless" | sed "s,--model_name $model,--model_name $work/deep,")
 # shellcheck disable=SC2086
