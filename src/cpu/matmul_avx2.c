@@ -11,7 +11,6 @@ typedef __m256 vf;
 typedef struct vtable {
     __m256 low, high; /* the scaled levels 0 … 7 and 8 … 15 */
 } vtable;
-typedef __m256i vindex;
 enum { LANES = NPT_NATIVE_AVX2_LANES, MAX_ROWS = NPT_NATIVE_AVX2_ROWS, DOT_TOKENS = 2 };
 #define FILL       npt_matmul_fill_avx2
 #define TILE_CASES TILE_CASE(2) TILE_CASE(4) TILE_CASE(6)
@@ -34,6 +33,19 @@ static inline vf v_from_bf16(const uint16_t *p)
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
 
+/* Words of 32 bits: the odd half of each is the upper one. */
+static inline vf v_even_bf16(const uint16_t *p)
+{
+    const __m256i words = _mm256_loadu_si256((const __m256i *)p);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
+}
+
+static inline vf v_odd_bf16(const uint16_t *p)
+{
+    const __m256i words = _mm256_loadu_si256((const __m256i *)p);
+    return _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32((int32_t)0xffff0000u)));
+}
+
 static inline vtable v_table(const float *levels, float absmax)
 {
     const __m256 scale = _mm256_set1_ps(absmax);
@@ -42,21 +54,11 @@ static inline vtable v_table(const float *levels, float absmax)
 }
 
 /* The lookups see three bits of an index, the fourth chooses between them. */
-static inline vf v_lookup(vtable table, vindex index)
+static inline vf v_lookup(vtable table, __m256i index)
 {
     const __m256 low = _mm256_permutevar8x32_ps(table.low, index);
     const __m256 high = _mm256_permutevar8x32_ps(table.high, index);
     return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
-}
-
-static inline vindex v_bytes(const uint8_t *p)
-{
-    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
-}
-
-static inline vindex v_high_nibbles(vindex bytes)
-{
-    return _mm256_srli_epi32(bytes, 4);
 }
 
 /* Each lane shifts its nibble down out of four bytes. */
@@ -66,6 +68,13 @@ static inline vf v_from_nf4(const uint8_t *packed, vtable table)
     memcpy(&bytes, packed, sizeof(bytes));
     const __m256i shift = _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24);
     return v_lookup(table, _mm256_srlv_epi32(_mm256_set1_epi32(bytes), shift));
+}
+
+/* Of eight words nibble i. */
+static inline vf v_nibbles(const uint8_t *packed, int i, vtable table)
+{
+    const __m256i words = _mm256_loadu_si256((const __m256i *)packed);
+    return v_lookup(table, _mm256_srl_epi32(words, _mm_cvtsi32_si128(4 * i)));
 }
 
 /* Eight halves in the low words of eight lanes; NaN replaced. */

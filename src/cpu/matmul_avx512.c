@@ -12,7 +12,6 @@
 
 typedef __m512 vf;
 typedef __m512 vtable;
-typedef __m512i vindex;
 enum { LANES = NPT_NATIVE_AVX512_LANES, MAX_ROWS = NPT_NATIVE_AVX512_ROWS, DOT_TOKENS = 4 };
 #define FILL npt_matmul_fill_avx512
 #define TILE_CASES                                                                                 \
@@ -41,25 +40,31 @@ static inline vtable v_table(const float *levels, float absmax)
     return _mm512_mul_ps(_mm512_loadu_ps(levels), _mm512_set1_ps(absmax));
 }
 
+/* Words of 32 bits: the odd half of each is the upper one. */
+static inline vf v_even_bf16(const uint16_t *p)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+
+static inline vf v_odd_bf16(const uint16_t *p)
+{
+    const __m512i upper = _mm512_set1_epi32((int32_t)0xffff0000u);
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), upper));
+}
+
 /* The lookup sees four bits of an index. */
-static inline vf v_lookup(vtable table, vindex index)
-{
-    return _mm512_permutexvar_ps(index, table);
-}
-
-static inline vindex v_bytes(const uint8_t *p)
-{
-    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
-}
-
-static inline vindex v_high_nibbles(vindex bytes)
-{
-    return _mm512_srli_epi32(bytes, 4);
-}
-
 static inline vf v_from_nf4(const uint8_t *packed, vtable table)
 {
-    return v_lookup(table, sixteen_nibbles(packed));
+    return _mm512_permutexvar_ps(sixteen_nibbles(packed), table);
+}
+
+/* Of eight words nibble i, then of the same words nibble i + 4. */
+static inline vf v_nibbles(const uint8_t *packed, int i, vtable table)
+{
+    const __m512i words = _mm512_broadcast_i32x8(_mm256_loadu_si256((const __m256i *)packed));
+    const __m512i upper = _mm512_set_epi32(16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0);
+    const __m512i shift = _mm512_add_epi32(upper, _mm512_set1_epi32(4 * i));
+    return _mm512_permutexvar_ps(_mm512_srlv_epi32(words, shift), table);
 }
 
 static inline void v_to_f16(uint16_t *p, vf v)

@@ -15,6 +15,7 @@ enum {
     SPREAD_ROWS = 16,
     SPREAD_COLUMNS = 256, /* widened at once, with SPREAD_ROWS of them in first-level cache */
     DOT_CHUNK = 64,       /* forward: rows of W of a task */
+    PIECE = 1024,         /* forward: elements of a token that are widened in a task */
     STRIPE = 1024,        /* dX: most columns of W of a task; four pages of F32 at a time */
     PART = 256,           /* dX: fewest rows of W of a task */
     TASKS = 16,           /* dX: k is cut where there would be fewer */
@@ -31,7 +32,9 @@ typedef struct npt_few_job {
     npt_native_operand a, w;
     int64_t stride; /* forward: of the tokens, padded with zeros */
     float *tokens;  /* dX: [k][SPREAD_TOKENS] */
-    bool unwoven;   /* NF4: columns in the order of widen_unwoven() */
+    bool one;       /* forward: one token, W as it is stored */
+    bool placed;    /* k (dX: columns), 64 by 64, in the order of npt_native_place() */
+    uint8_t place[64];
     int64_t stripes, parts, part_rows;
     float *sums; /* [parts][stripes][tokens][WIDTH] */
 } npt_few_job;
@@ -65,37 +68,42 @@ static const float *widen_rows(const npt_few_job *job, int64_t row, int64_t rows
         const int64_t some = r < there ? count : 0;
         float *to = buffers->rows[r];
         if (some > 0)
-            (job->unwoven ? job->ops.widen_unwoven : job->ops.widen)(w, (row + r) * length + first,
-                                                                     some, to);
+            (job->placed ? job->ops.widen_nibbles : job->ops.widen)(w, (row + r) * length + first,
+                                                                    some, to);
         memset(to + some, 0, (size_t)(padded - some) * sizeof(float));
     }
     *stride = ROW;
     return buffers->rows[0];
 }
 
-/* ---- Forward -------------------------------------------------------------------------------- */
-
-/* The order that widen_unwoven() gives to W. */
-static void unweave(const npt_few_job *job, float *values)
+/* Into the order of places, or, back, from it. */
+static void put_in_place(const npt_few_job *job, float *values, int64_t count, bool back)
 {
-    const int64_t lanes = job->ops.lanes;
-    float odd[NPT_NATIVE_MAX_LANES];
-    for (int64_t i = 0; i < job->stride; i += 2 * lanes) {
-        for (int64_t j = 0; j < lanes; j++) odd[j] = values[i + 2 * j + 1];
-        for (int64_t j = 0; j < lanes; j++) values[i + j] = values[i + 2 * j];
-        memcpy(values + i + lanes, odd, (size_t)lanes * sizeof(float));
+    float from[64];
+    for (int64_t i = 0; i < count; i += 64) {
+        memcpy(from, values + i, sizeof(from));
+        for (int j = 0; j < 64; j++)
+            if (back)
+                values[i + j] = from[job->place[j]];
+            else
+                values[i + job->place[j]] = from[j];
     }
 }
 
+/* ---- Forward -------------------------------------------------------------------------------- */
+
+/* A piece of a token; the last one is padded with zeros. */
 static void widen_tokens_task(void *context, int64_t index, int worker)
 {
     const npt_few_job *job = context;
-    const int64_t k = job->desc->k;
-    float *dst = job->tokens + index * job->stride;
+    const int64_t k = job->desc->k, pieces = npt_parts(k, PIECE), token = index / pieces,
+                  first = index % pieces * PIECE, count = npt_min64(PIECE, k - first),
+                  end = npt_min64(PIECE, job->stride - first);
+    float *dst = job->tokens + token * job->stride + first;
     (void)worker;
-    job->ops.widen(&job->a, index * k, k, dst);
-    memset(dst + k, 0, (size_t)(job->stride - k) * sizeof(float));
-    if (job->unwoven) unweave(job, dst);
+    job->ops.widen(&job->a, token * k + first, count, dst);
+    memset(dst + count, 0, (size_t)(end - count) * sizeof(float));
+    if (job->placed) put_in_place(job, dst, count, false);
 }
 
 /* DOT_ROWS rows of W from `row`, against all tokens. */
@@ -122,8 +130,13 @@ static void dot_task(void *context, int64_t index, int worker)
     npt_few_buffers *buffers = buffers_of(job, worker);
     const float *partial = buffers->partial[0][0];
     for (int64_t j = 0; j < columns; j += DOT_ROWS) {
-        dot_rows(job, buffers, first + j);
-        for (int64_t r = 0; r < DOT_ROWS; r++)
+        const int64_t rows = npt_min64(DOT_ROWS, columns - j);
+        if (job->one)
+            ops->dot_one(&job->w, (first + j) * desc->k, rows, desc->k, job->tokens,
+                         buffers->partial[0][0]);
+        else
+            dot_rows(job, buffers, first + j);
+        for (int64_t r = 0; r < rows; r++)
             for (int64_t t = 0; t < desc->m; t++)
                 buffers->sums[t][j + r] =
                     ops->sum_lanes(partial + (r * NPT_NATIVE_DOT_TOKENS + t) * ops->lanes);
@@ -188,21 +201,6 @@ static void spread_task(void *context, int64_t index, int worker)
         }
 }
 
-/* The order of the columns again. */
-static void weave(const npt_few_job *job, float *values)
-{
-    const int64_t lanes = job->ops.lanes;
-    float even[NPT_NATIVE_MAX_LANES], odd[NPT_NATIVE_MAX_LANES];
-    for (int64_t i = 0; i < STRIPE; i += 2 * lanes) {
-        memcpy(even, values + i, (size_t)lanes * sizeof(float));
-        memcpy(odd, values + i + lanes, (size_t)lanes * sizeof(float));
-        for (int64_t j = 0; j < lanes; j++) {
-            values[i + 2 * j] = even[j];
-            values[i + 2 * j + 1] = odd[j];
-        }
-    }
-}
-
 static void store_task(void *context, int64_t index, int worker)
 {
     const npt_few_job *job = context;
@@ -214,7 +212,8 @@ static void store_task(void *context, int64_t index, int worker)
         const float *more = stripe_sums(job, part, index);
         for (int64_t i = 0; i < desc->m * WIDTH; i++) sums[i] += more[i];
     }
-    for (int64_t t = 0; job->unwoven && t < desc->m; t++) weave(job, sums + t * WIDTH);
+    for (int64_t t = 0; job->placed && t < desc->m; t++)
+        put_in_place(job, sums + t * WIDTH, STRIPE, true);
     const npt_native_store piece = {
         .sums = sums,
         .rows = desc->m,
@@ -268,11 +267,15 @@ void npt_matmul_few_run(const npt_matmul_desc *desc, const npt_matmul_args *args
     job.ops = *ops;
     job.a = npt_native_operand_a(desc, args);
     job.w = npt_native_operand_w(desc, args);
-    job.unwoven = desc->w == NPT_NF4 && (desc->trans_w ? desc->k : desc->n) % 64 == 0;
+    const bool whole = (desc->trans_w ? desc->k : desc->n) % 64 == 0;
+    job.one = desc->trans_w && desc->m == 1 && whole;
+    job.placed = whole && (desc->w == NPT_NF4 || (desc->w == NPT_BF16 && job.one));
+    for (int i = 0; i < 64; i++) job.place[i] = (uint8_t)npt_native_place(desc->w, ops->lanes, i);
     job.tokens = (float *)(void *)scratch->shared;
     job.sums = job.tokens + job.stride * NPT_NATIVE_SPREAD_TOKENS;
     if (desc->trans_w) {
-        npt_threads_run(scratch->threads, widen_tokens_task, &job, desc->m);
+        npt_threads_run(scratch->threads, widen_tokens_task, &job,
+                        desc->m * npt_parts(desc->k, PIECE));
         npt_threads_run(scratch->threads, dot_task, &job, npt_parts(desc->n, DOT_CHUNK));
         return;
     }

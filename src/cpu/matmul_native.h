@@ -81,6 +81,17 @@ static inline int64_t npt_native_unit_lanes(npt_dtype dtype)
     return dtype == NPT_BF16 ? 128 : dtype == NPT_NF4 ? 64 : 32;
 }
 
+/* Where element i of 64 stands in the order in which W comes apart most cheaply into vectors of so
+ * many lanes. NF4, nibble order: a vector is one nibble each of the eight words of a block, the
+ * first element of a byte being its upper nibble; of 16 lanes, of two nibbles. BF16, pair order: of
+ * each 2 × lanes elements those of even place, then those of odd. */
+static inline int64_t npt_native_place(npt_dtype dtype, int64_t lanes, int64_t i)
+{
+    const int64_t vectors = 64 / lanes, nibble = i % 8 ^ 1, pair = i % (2 * lanes);
+    if (dtype == NPT_NF4) return nibble % vectors * lanes + nibble / vectors * 8 + i / 8;
+    return dtype == NPT_BF16 ? i - pair + pair % 2 * lanes + pair / 2 : i;
+}
+
 /* Magnitudes in one vector of an operand, as bits of F32. */
 typedef struct npt_native_range {
     uint32_t largest;  /* 0: all are zero */
@@ -159,8 +170,8 @@ typedef struct npt_native_ops {
     void (*end)(void);
     /* `count` elements from flat index `index`. */
     void (*widen)(const npt_native_operand *src, int64_t index, int64_t count, float *dst);
-    /* NF4, blocks whole: of each 2 × lanes elements, those of even place, then those of odd. */
-    void (*widen_unwoven)(const npt_native_operand *src, int64_t index, int64_t count, float *dst);
+    /* NF4, whole blocks, each in nibble order (npt_native_place()). */
+    void (*widen_nibbles)(const npt_native_operand *src, int64_t index, int64_t count, float *dst);
     /* Units from … to-1 of a packing (all of it but where packs_ahead) into the form "rows"; */
     void (*pack_rows)(const npt_native_packing *packing, int64_t from, int64_t to);
     /* into panels of the form "lanes", all two vectors wide but for an odd last one, ops->depth ×
@@ -177,6 +188,11 @@ typedef struct npt_native_ops {
      * lanes; w_stride and x_stride in elements. */
     void (*dot)(int tokens, int64_t depth, const float *w, int64_t w_stride, const float *x,
                 int64_t x_stride, float *partial);
+    /* One token: partial[row][0][lane] = w[index + row·depth + k] · x[k], rows of W as they are
+     * stored, at most DOT_ROWS. x in the order of npt_native_place(); depth, and for NF4 index, are
+     * multiples of 64. */
+    void (*dot_one)(const npt_native_operand *w, int64_t index, int64_t rows, int64_t depth,
+                    const float *x, float *partial);
     float (*sum_lanes)(const float *partial); /* in fixed order */
     void (*spread)(const npt_native_spread *work);
 } npt_native_ops;

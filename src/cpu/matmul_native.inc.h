@@ -2,8 +2,9 @@
 /* The native matmul's inner loops, written once and compiled per instruction set. The including
  * file defines FILL, LANES, MAX_ROWS, TILE_CASES, DOT_TOKENS; vf with v_zero(), v_set1(x),
  * v_load(p), v_store(p, v), v_fma(a, b, c), v_add(a, b), v_transpose(v[LANES]), v_from_f16(p),
- * v_from_bf16(p), v_to_f16(p, v), v_to_bf16(p, v); and for NF4 vtable with v_table(levels, absmax)
- * and v_from_nf4(packed, table), vindex with v_bytes(p), v_high_nibbles(i) and v_lookup(table, i).
+ * v_from_bf16(p), v_to_f16(p, v), v_to_bf16(p, v); of 2 × LANES BF16 at once v_even_bf16(p) and
+ * v_odd_bf16(p); and for NF4 vtable with v_table(levels, absmax) and v_from_nf4(packed, table),
+ * and the vectors 0 … 64 / LANES - 1 of a block in nibble order, v_nibbles(packed, i, table).
  * No function here reads or writes past the elements it was given. */
 
 #define INLINE static inline __attribute__((always_inline))
@@ -73,18 +74,16 @@ static void widen(const npt_native_operand *src, int64_t index, int64_t count, f
     if (whole < count) widen_tail(src->data, src->dtype, index + whole, count - whole, dst + whole);
 }
 
-/* Each 2 × LANES neighbours as those of even place, then those of odd place: nibbles need not be
- * woven again. `index` begins a block; `count` is a multiple of 2 × LANES. */
-static void widen_unwoven(const npt_native_operand *src, int64_t index, int64_t count, float *dst)
+/* Whole blocks in nibble order, in which a vector costs one shift and one lookup. */
+static void widen_nibbles(const npt_native_operand *src, int64_t index, int64_t count, float *dst)
 {
     const uint8_t *packed = (const uint8_t *)src->data + index / 2;
-    for (int64_t i = 0; i < count;) {
-        const vtable table = v_table(src->levels, src->absmax[(index + i) / 64]);
-        for (const int64_t end = npt_min64(i + 64, count); i < end; i += 2 * LANES) {
-            const vindex bytes = v_bytes(packed + i / 2);
-            v_store(dst + i, v_lookup(table, v_high_nibbles(bytes)));
-            v_store(dst + i + LANES, v_lookup(table, bytes));
-        }
+    const float *absmax = src->absmax + index / 64;
+    for (int64_t i = 0; i < count; i += 64) {
+        const vtable table = v_table(src->levels, *absmax++);
+        UNROLLED
+        for (int j = 0; j < 64 / LANES; j++)
+            v_store(dst + i + j * LANES, v_nibbles(packed + i / 2, j, table));
     }
 }
 
@@ -388,6 +387,68 @@ static void dot(int tokens, int64_t depth, const float *w, int64_t w_stride, con
     }
 }
 
+/* One token: nothing is widened into memory first, W goes from where it is stored into the sums. */
+INLINE void dot_one_of(const npt_dtype dtype, const int rows, const npt_native_operand *w,
+                       int64_t index, int64_t depth, const float *x, float *partial)
+{
+    const float *const floats = (const float *)w->data + index;
+    const uint16_t *const halves = (const uint16_t *)w->data + index;
+    const uint8_t *const packed = (const uint8_t *)w->data + index / 2;
+    vf sum[NPT_NATIVE_DOT_ROWS];
+    UNROLLED
+    for (int r = 0; r < rows; r++) sum[r] = v_zero();
+    for (int64_t k = 0; k < depth; k += 64) {
+        UNROLLED
+        for (int r = 0; r < rows; r++) {
+            const int64_t at = r * depth + k;
+            const vtable table =
+                dtype == NPT_NF4 ? v_table(w->levels, w->absmax[(index + at) / 64]) : (vtable){0};
+            UNROLLED
+            for (int j = 0; j < 64; j += LANES) {
+                vf left;
+                if (dtype == NPT_F32)
+                    left = v_load(floats + at + j);
+                else if (dtype == NPT_F16)
+                    left = v_from_f16(halves + at + j);
+                else if (dtype == NPT_NF4)
+                    left = v_nibbles(packed + at / 2, j / LANES, table);
+                else if (j / LANES % 2 == 0)
+                    left = v_even_bf16(halves + at + j);
+                else
+                    left = v_odd_bf16(halves + at + j - LANES);
+                sum[r] = v_fma(left, v_load(x + k + j), sum[r]);
+            }
+        }
+    }
+    UNROLLED
+    for (int r = 0; r < rows; r++) v_store(partial + r * NPT_NATIVE_DOT_TOKENS * LANES, sum[r]);
+}
+
+INLINE void dot_one_dtype(const npt_dtype dtype, const npt_native_operand *w, int64_t index,
+                          int64_t rows, int64_t depth, const float *x, float *partial)
+{
+    if (rows == NPT_NATIVE_DOT_ROWS) {
+        dot_one_of(dtype, NPT_NATIVE_DOT_ROWS, w, index, depth, x, partial);
+        return;
+    }
+    for (int64_t r = 0; r < rows; r++)
+        dot_one_of(dtype, 1, w, index + r * depth, depth, x,
+                   partial + r * NPT_NATIVE_DOT_TOKENS * LANES);
+}
+
+static void dot_one(const npt_native_operand *w, int64_t index, int64_t rows, int64_t depth,
+                    const float *x, float *partial)
+{
+    if (w->dtype == NPT_F32)
+        dot_one_dtype(NPT_F32, w, index, rows, depth, x, partial);
+    else if (w->dtype == NPT_F16)
+        dot_one_dtype(NPT_F16, w, index, rows, depth, x, partial);
+    else if (w->dtype == NPT_BF16)
+        dot_one_dtype(NPT_BF16, w, index, rows, depth, x, partial);
+    else
+        dot_one_dtype(NPT_NF4, w, index, rows, depth, x, partial);
+}
+
 /* Sums of some tokens at one or two vectors of columns. */
 INLINE void spread_at(const int tokens, const int vectors, const npt_native_spread *work,
                       int64_t column, int64_t token)
@@ -454,8 +515,9 @@ void FILL(npt_native_ops *ops)
     ops->tile = tile;
     ops->store = store;
     ops->store_transposed = store_transposed;
-    ops->widen_unwoven = widen_unwoven;
+    ops->widen_nibbles = widen_nibbles;
     ops->dot = dot;
+    ops->dot_one = dot_one;
     ops->spread = spread;
     ops->sum_lanes = sum_lanes;
 }

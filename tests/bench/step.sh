@@ -5,8 +5,9 @@
 #   tests/bench/step.sh NPT [RIVAL.py]        TORCH_PYTHON=python with torch, else npt alone
 #
 # SHAPE="hidden inter layers heads kv_heads", TOKENS, ROUNDS, PRECISIONS (fp32 bf16 fp16 nf4), MODE
-# (end-to-end or layerwise) and THREADS change what is measured. For npt: the median over the steps
-# after the sixth, of the best round; for PyTorch: the median its script prints, of the best round.
+# (end-to-end or layerwise), BATCH (rows of TOKENS), ACCUMULATE (batches a step) and THREADS change
+# what is measured. For npt: the median over the steps after the sixth, of the best round; for
+# PyTorch: the median its script prints, of the best round, times ACCUMULATE, which it cannot do.
 set -euo pipefail
 npt=$1
 rival=${2:-}
@@ -14,6 +15,8 @@ read -r hidden inter layers heads kv <<<"${SHAPE:-1024 2816 8 16 4}"
 tokens=${TOKENS:-512}
 rounds=${ROUNDS:-3}
 mode=${MODE:-end-to-end}
+batch=${BATCH:-1}
+accumulate=${ACCUMULATE:-1}
 threads=${THREADS:-2}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -23,10 +26,11 @@ declare -A file_dtype=([fp32]=f32 [bf16]=bf16 [fp16]=f16 [nf4]=bf16)
 declare -A torch_flags=([fp32]="--dtype float32" [bf16]="--dtype bfloat16" [fp16]="--dtype float16"
     [nf4]="--dtype float32 --nf4")
 
-# One row of pseudo-random ids, of the rival's length.
-awk -v n="$tokens" 'BEGIN { srand(1); printf "{\"input_ids\":["
+# Rows of pseudo-random ids, of the rival's length.
+awk -v n="$tokens" -v rows=$((batch * accumulate)) 'BEGIN { srand(1); while (rows-- > 0) {
+    printf "{\"input_ids\":["
     for (i = 0; i < n; i++) printf "%s%d", i ? "," : "", int(rand() * 32000)
-    print "]}" }' >"$work/row.jsonl"
+    print "]}" } }' >"$work/row.jsonl"
 
 model() {
     local path=$work/model-$1
@@ -42,8 +46,8 @@ run_npt() {
     rm -rf "$out"
     # shellcheck disable=SC2086
     "$npt" pretrain ${npt_flags[$1]} --model_name "$model" --dataset_name "$work/row.jsonl" \
-        --max_length "$tokens" --batch_size 1 --gradient_accumulation_steps 1 --max_steps 16 \
-        --loss normalized --regularization_lambda 0 --warmup_steps 0 --distill "$mode" \
+        --max_length "$tokens" --batch_size "$batch" --gradient_accumulation_steps "$accumulate" \
+        --max_steps 16 --loss normalized --warmup_steps 0 --distill "$mode" \
         --threads "$threads" --log_steps 1 --output_dir "$out" >"$work/log" 2>&1
     local peak
     peak=$(grep -o 'peak [0-9.]* [MG]iB' "$work/log" | tail -n 1 |
@@ -60,15 +64,15 @@ run_torch() {
     # shellcheck disable=SC2086
     "$TORCH_PYTHON" "$rival" ${torch_flags[$1]} $extra --hidden "$hidden" --inter "$inter" \
         --layers "$layers" --heads "$heads" --kv "$kv" --seq "$tokens" --threads "$threads" \
-        2>/dev/null |
+        --batch "$batch" 2>/dev/null |
         sed 's/.*"median_s": \([0-9.e-]*\),.*"peak_bytes": \([0-9]*\),.*/\1 \2/' |
-        awk '{ print $1, $2 / 1048576 }'
+        awk -v times="$accumulate" '{ print $1 * times, $2 / 1048576 }'
 }
 
 best() { sort -n | head -n 1; }
 
 echo "# one $mode step, hidden $hidden, inter $inter, $layers layers, $heads/$kv heads," \
-    "$tokens tokens, $threads threads"
+    "$tokens tokens, $batch rows, $accumulate times, $threads threads"
 printf '%-6s %12s %10s %10s' precision 'npt s/step' tokens/s 'peak MiB'
 if [ -n "$rival" ]; then
     printf ' %14s %10s %10s %10s' 'PyTorch s/step' tokens/s 'peak MiB' speed-up
@@ -82,11 +86,12 @@ for precision in ${PRECISIONS:-fp32 bf16 fp16 nf4}; do
         if [ -n "$rival" ]; then run_torch "$precision" >>"$work/theirs"; fi
     done
     read -r seconds peak < <(best <"$work/ours")
-    awk -v p="$precision" -v s="$seconds" -v m="$peak" -v t="$tokens" \
+    awk -v p="$precision" -v s="$seconds" -v m="$peak" -v t="$((tokens * batch * accumulate))" \
         'BEGIN { printf "%-6s %15.4f %10.1f %10.1f", p, s, t / s, m }'
     if [ -n "$rival" ]; then
         read -r their_seconds their_peak < <(best <"$work/theirs")
-        awk -v s="$seconds" -v o="$their_seconds" -v m="$their_peak" -v t="$tokens" \
+        awk -v s="$seconds" -v o="$their_seconds" -v m="$their_peak" \
+            -v t="$((tokens * batch * accumulate))" \
             'BEGIN { printf " %14.4f %10.1f %10.1f %9.2fx", o, t / o, m, o / s }'
     fi
     echo
