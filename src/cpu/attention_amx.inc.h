@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* What both passes of attention_amx.c, which includes this, are made of: tiles, their products,
- * packing, and F32 in two bf16 pieces.
+ * values in bf16 pieces, and packing.
  *
  * A tile is 16 × 16 words of 32 bits, a kilobyte: F32, or pairs of bf16 that are neighbours in what
  * a product sums over ("depth"). A product takes 32 of depth. Its left operand is a tile [16
  * rows][16 pairs], its right one [16 pairs][16 columns]. Packed operands are tiles one after the
- * other. Unlike those of attention.inc.h, rows and keys are cut at multiples of 32, counted in the
- * sequence; what lies outside is packed as zeros. */
+ * other, of 32 rows or keys first all of piece 0, then all of piece 1 and so on. Unlike those of
+ * attention.inc.h, rows and keys are cut at multiples of 32, counted in the sequence; what lies
+ * outside is packed as zeros. */
 
 enum {
     SIDE = 16,    /* rows of a tile */
     STEP = 32,    /* depth of a product; also rows of a strip, and keys to a unit */
     HALVES = 512, /* of a tile */
     WORDS = 256,
-    PIECES = 2
+    MAX_PIECES = 3
 };
 
 /* ---- Tiles ----------------------------------------------------------------------------------- */
@@ -37,7 +38,7 @@ static void begin_tiles(void)
 }
 
 /* Two tiles by two of C (+)= A·B. Distances are in elements: from one tile of A to that below, of B
- * to that beside it, to the next 32 of depth, to the second piece. */
+ * to that beside it, to the next 32 of depth, to the next piece. */
 typedef struct npt_pair_product {
     const uint16_t *a, *b;
     int64_t a_tile, a_step, a_piece;
@@ -73,7 +74,9 @@ typedef struct npt_pair_product {
         DO(3, x->c + x->c_down + x->c_right, row_bytes);                                           \
     } while (0)
 
-INLINE void multiply(const npt_pair_product *x, const int a_pieces, const int b_pieces)
+/* Multiplied are those pieces i of A and j of B of which i + j ≤ last. */
+INLINE void multiply(const npt_pair_product *x, const int a_pieces, const int b_pieces,
+                     const int last)
 {
     const uint16_t *a = x->a, *b = x->b;
     const int64_t row_bytes = x->c_row * (int64_t)sizeof(float);
@@ -86,21 +89,103 @@ INLINE void multiply(const npt_pair_product *x, const int a_pieces, const int b_
         _tile_zero(3);
     }
     for (int64_t s = 0; s < x->steps; s++) {
-        LOAD_LEFT(a);
-        LOAD_RIGHT(b);
-        MULTIPLY();
-        if (a_pieces > 1) LOAD_LEFT(a + x->a_piece);
-        if (b_pieces > 1) LOAD_RIGHT(b + x->b_piece);
-        if (a_pieces + b_pieces > 2) MULTIPLY();
+        UNROLLED
+        for (int i = 0; i < a_pieces; i++) {
+            LOAD_LEFT(a + i * x->a_piece);
+            UNROLLED
+            for (int j = 0; j < b_pieces; j++) {
+                if (i + j > last) break;
+                if (i == 0 || b_pieces > 1) LOAD_RIGHT(b + j * x->b_piece);
+                MULTIPLY();
+            }
+        }
         a += x->a_step;
         b += x->b_step;
     }
     EACH_SUM(_tile_stored);
 }
 
-static void multiply_whole(const npt_pair_product *x)
+/* ---- Pieces ---------------------------------------------------------------------------------- */
+
+/* Of an operand: a BF16 value is one piece, F16 exactly two, F32 three. */
+INLINE int pieces_of(const npt_dtype dtype)
 {
-    multiply(x, 1, 1);
+    return dtype == NPT_BF16 ? 1 : dtype == NPT_F16 ? 2 : 3;
+}
+
+/* Of probabilities and the gradients of scores, which are F32. Beside a half 2^-17 of them may be
+ * lost. */
+INLINE int weight_pieces(const npt_dtype dtype)
+{
+    return dtype == NPT_F32 ? 3 : 2;
+}
+
+/* Operand by operand. What is left out of F32 is below 2^-24 of a product. */
+static void multiply_operands(npt_dtype dtype, const npt_pair_product *x)
+{
+    if (dtype == NPT_BF16)
+        multiply(x, 1, 1, 0);
+    else if (dtype == NPT_F16)
+        multiply(x, 2, 2, 2);
+    else
+        multiply(x, 3, 3, 2);
+}
+
+static void multiply_operand_weights(npt_dtype dtype, const npt_pair_product *x)
+{
+    if (dtype == NPT_BF16)
+        multiply(x, 1, 2, 1);
+    else if (dtype == NPT_F16)
+        multiply(x, 2, 2, 1);
+    else
+        multiply(x, 3, 3, 2);
+}
+
+static void multiply_weights_operand(npt_dtype dtype, const npt_pair_product *x)
+{
+    if (dtype == NPT_BF16)
+        multiply(x, 2, 1, 1);
+    else if (dtype == NPT_F16)
+        multiply(x, 2, 2, 1);
+    else
+        multiply(x, 3, 3, 2);
+}
+
+/* Pieces of 16 values, in the upper halves of words, what lies below is of no use; or of 16 pairs.
+ */
+typedef struct npt_pieces {
+    __m512i piece[MAX_PIECES];
+} npt_pieces;
+
+/* Each piece is rounded to nearest. Of what is not finite at least one piece is not (but of a NaN
+ * that ends in 17 ones, which no operation makes of BF16). */
+INLINE npt_pieces split(const int pieces, __m512 x)
+{
+    const __m512i upper = _mm512_set1_epi32((int)0xffff0000u), half = _mm512_set1_epi32(0x8000);
+    npt_pieces result;
+    UNROLLED
+    for (int p = 0; p < pieces; p++) {
+        result.piece[p] = _mm512_add_epi32(_mm512_castps_si512(x), half);
+        if (p + 1 == pieces) break;
+        result.piece[p] = _mm512_and_si512(result.piece[p], upper);
+        x = _mm512_sub_ps(x, _mm512_castsi512_ps(result.piece[p]));
+    }
+    return result;
+}
+
+INLINE npt_pieces join(const int pieces, npt_pieces even, npt_pieces odd)
+{
+    UNROLLED
+    for (int p = 0; p < pieces; p++)
+        even.piece[p] =
+            _mm512_mask_mov_epi16(_mm512_srli_epi32(even.piece[p], 16), 0xaaaaaaaau, odd.piece[p]);
+    return even;
+}
+
+INLINE void store_pieces(const int pieces, npt_pieces x, uint16_t *dst, int64_t piece)
+{
+    UNROLLED
+    for (int p = 0; p < pieces; p++) _mm512_storeu_si512(dst + p * piece, x.piece[p]);
 }
 
 /* ---- Packing --------------------------------------------------------------------------------- */
@@ -109,135 +194,183 @@ static void multiply_whole(const npt_pair_product *x)
 
 /* Where the 32 rows of a unit lie, in elements; -1 where there is none. */
 typedef struct npt_places {
-    const uint16_t *data;
+    npt_in in;
     int64_t at[STEP];
 } npt_places;
 
-INLINE __m512i load_halves(const npt_places *from, int row, int64_t offset)
+INLINE npt_pieces load_pieces(const npt_dtype dtype, const npt_places *from, int row,
+                              int64_t offset)
 {
-    return from->at[row] < 0 ? _mm512_setzero_si512()
-                             : _mm512_loadu_si512(from->data + from->at[row] + offset);
+    if (from->at[row] < 0) return split(pieces_of(dtype), _mm512_setzero_ps());
+    return split(pieces_of(dtype), (__m512)load_as(dtype, from->in.data, from->at[row] + offset));
 }
 
-/* Magnitudes of bf16, the largest so far. */
-typedef __m512i npt_largest;
-
-INLINE npt_largest larger_of(npt_largest so_far, __m512i halves)
+/* 32 values of a row, two and two of them a pair: neighbours of BF16, else 16 apart. The order does
+ * not matter where all operands have the same. */
+INLINE npt_pieces load_along(const npt_dtype dtype, const npt_places *from, int row, int64_t offset)
 {
-    return _mm512_max_epu16(so_far, _mm512_and_si512(halves, _mm512_set1_epi16(0x7fff)));
+    if (dtype != NPT_BF16)
+        return join(pieces_of(dtype), load_pieces(dtype, from, row, offset),
+                    load_pieces(dtype, from, row, offset + SIDE));
+    if (from->at[row] < 0) return (npt_pieces){.piece = {_mm512_setzero_si512()}};
+    return (npt_pieces){
+        .piece = {_mm512_loadu_si512((const uint16_t *)from->in.data + from->at[row] + offset)}};
 }
 
-/* Tiles multiply pieces, one of which is often 0, and 0·∞ is NaN. */
-INLINE bool all_finite(npt_largest x)
+INLINE __m512i load_words(const npt_places *from, int row, int64_t offset)
 {
-    return _mm512_cmpge_epu16_mask(x, _mm512_set1_epi16(0x7f80)) == 0;
+    return from->at[row] < 0
+               ? _mm512_setzero_si512()
+               : _mm512_cvtepu16_epi32(_mm256_loadu_si256(
+                     (const void *)((const uint16_t *)from->in.data + from->at[row] + offset)));
 }
 
-/* As they lie, for the left: [row half][dim / 32][16 rows][32]. Whether all is finite; so below. */
-static bool pack_rows(const npt_places *from, int64_t dim, uint16_t *dst)
+/* 16 values of two rows, each a pair with that of the other row. */
+INLINE npt_pieces load_across(const npt_dtype dtype, const npt_places *from, int row, int other,
+                              int64_t offset)
+{
+    if (dtype != NPT_BF16)
+        return join(pieces_of(dtype), load_pieces(dtype, from, row, offset),
+                    load_pieces(dtype, from, other, offset));
+    return (npt_pieces){
+        .piece = {_mm512_or_si512(load_words(from, row, offset),
+                                  _mm512_slli_epi32(load_words(from, other, offset), 16))}};
+}
+
+/* The range of what was packed: magnitudes of pieces 0, the least without zeros and less 1. */
+typedef struct npt_range {
+    __m512i largest, least;
+} npt_range;
+
+INLINE npt_range no_range(void)
+{
+    return (npt_range){_mm512_setzero_si512(), _mm512_set1_epi16(-1)};
+}
+
+INLINE void extend(npt_range *range, const npt_dtype dtype, npt_pieces x)
+{
+    const __m512i size = _mm512_and_si512(x.piece[0], _mm512_set1_epi16(0x7fff));
+    range->largest = _mm512_max_epu16(range->largest, size);
+    if (dtype != NPT_F32) return;
+    range->least = _mm512_min_epu16(range->least, _mm512_sub_epi16(size, _mm512_set1_epi16(1)));
+}
+
+/* Do tiles compute with these as FMA does? Not where a piece is infinite or NaN, since another is
+ * often 0 and 0·∞ is NaN; nor where a piece of F32 may be subnormal, which they flush: below
+ * 2^-102. */
+INLINE bool in_range(npt_range range)
+{
+    return _mm512_cmpge_epu16_mask(range.largest, _mm512_set1_epi16(0x7f80)) == 0 &&
+           _mm512_cmplt_epu16_mask(range.least, _mm512_set1_epi16(((127 - 102) << 7) - 1)) == 0;
+}
+
+#define FOR_DTYPE(packer, from, dim, dst)                                                          \
+    ((from)->in.dtype == NPT_BF16  ? packer(NPT_BF16, from, dim, dst)                              \
+     : (from)->in.dtype == NPT_F16 ? packer(NPT_F16, from, dim, dst)                               \
+                                   : packer(NPT_F32, from, dim, dst))
+
+/* As they lie, for the left: [row half][dim / 32][16 rows][16 pairs]. Whether all is in range; so
+ * below. */
+INLINE bool pack_rows_of(const npt_dtype dtype, const npt_places *from, int64_t dim, uint16_t *dst)
 {
     const int64_t steps = dim / STEP;
-    npt_largest largest = _mm512_setzero_si512();
+    npt_range range = no_range();
     for (int r = 0; r < STEP; r++) {
         uint16_t *to = dst + r / SIDE * steps * HALVES + r % SIDE * STEP;
         for (int64_t s = 0; s < steps; s++) {
-            const __m512i x = load_halves(from, r, s * STEP);
-            largest = larger_of(largest, x);
-            _mm512_storeu_si512(to + s * HALVES, x);
+            const npt_pieces x = load_along(dtype, from, r, s * STEP);
+            extend(&range, dtype, x);
+            store_pieces(pieces_of(dtype), x, to + s * HALVES, STEP * dim);
         }
     }
-    return all_finite(largest);
+    return in_range(range);
+}
+
+ALL_INLINE static bool pack_rows(const npt_places *from, int64_t dim, uint16_t *dst)
+{
+    return FOR_DTYPE(pack_rows_of, from, dim, dst);
 }
 
 /* Turned, for the right, depth over dims: [dim / 32][row half][16 pairs of dims][16 rows]. */
-ALL_INLINE static bool pack_turned(const npt_places *from, int64_t dim, uint16_t *dst)
+INLINE bool pack_turned_of(const npt_dtype dtype, const npt_places *from, int64_t dim,
+                           uint16_t *dst)
 {
-    npt_largest largest = _mm512_setzero_si512();
+    npt_range range = no_range();
     for (int64_t s = 0; s < dim / STEP; s++)
         for (int half = 0; half < 2; half++, dst += HALVES) {
-            __m512i x[SIDE];
+            __m512i x[MAX_PIECES][SIDE];
             UNROLLED
             for (int r = 0; r < SIDE; r++) {
-                x[r] = load_halves(from, half * SIDE + r, s * STEP);
-                largest = larger_of(largest, x[r]);
+                const npt_pieces value = load_along(dtype, from, half * SIDE + r, s * STEP);
+                extend(&range, dtype, value);
+                UNROLLED
+                for (int p = 0; p < pieces_of(dtype); p++) x[p][r] = value.piece[p];
             }
-            turn(x);
             UNROLLED
-            for (int r = 0; r < SIDE; r++) _mm512_storeu_si512(dst + r * STEP, x[r]);
+            for (int p = 0; p < pieces_of(dtype); p++) {
+                turn(x[p]);
+                UNROLLED
+                for (int r = 0; r < SIDE; r++)
+                    _mm512_storeu_si512(dst + p * STEP * dim + r * STEP, x[p][r]);
+            }
         }
-    return all_finite(largest);
+    return in_range(range);
 }
 
-/* For the left, depth over neighbours among the rows: [dim / 16][16 dims][32 rows]. Unpacking pairs
- * the dims 0–3, 8–11, … of two rows in one vector, 4–7, 12–15, … in another. */
-ALL_INLINE static bool pack_across(const npt_places *from, int64_t dim, uint16_t *dst)
+ALL_INLINE static bool pack_turned(const npt_places *from, int64_t dim, uint16_t *dst)
 {
-    npt_largest largest = _mm512_setzero_si512();
-    for (int64_t s = 0; s < dim / STEP; s++, dst += 2 * HALVES) {
-        __m512i low[SIDE], high[SIDE];
+    return FOR_DTYPE(pack_turned_of, from, dim, dst);
+}
+
+/* For the left, depth over neighbours among the rows: [dim / 16][16 dims][16 pairs of rows]. */
+INLINE bool pack_across_of(const npt_dtype dtype, const npt_places *from, int64_t dim,
+                           uint16_t *dst)
+{
+    npt_range range = no_range();
+    for (int64_t d = 0; d < dim; d += SIDE, dst += HALVES) {
+        __m512i x[MAX_PIECES][SIDE];
         UNROLLED
-        for (int p = 0; p < SIDE; p++) {
-            const __m512i x = load_halves(from, 2 * p, s * STEP);
-            const __m512i y = load_halves(from, 2 * p + 1, s * STEP);
-            largest = larger_of(larger_of(largest, x), y);
-            low[p] = _mm512_unpacklo_epi16(x, y);
-            high[p] = _mm512_unpackhi_epi16(x, y);
+        for (int r = 0; r < SIDE; r++) {
+            const npt_pieces value = load_across(dtype, from, 2 * r, 2 * r + 1, d);
+            extend(&range, dtype, value);
+            UNROLLED
+            for (int p = 0; p < pieces_of(dtype); p++) x[p][r] = value.piece[p];
         }
-        turn(low);
-        turn(high);
         UNROLLED
-        for (int i = 0; i < SIDE; i++) {
-            const int row = i / 4 * 8 + i % 4;
-            _mm512_storeu_si512(dst + row * STEP, low[i]);
-            _mm512_storeu_si512(dst + (row + 4) * STEP, high[i]);
+        for (int p = 0; p < pieces_of(dtype); p++) {
+            turn(x[p]);
+            UNROLLED
+            for (int i = 0; i < SIDE; i++)
+                _mm512_storeu_si512(dst + p * STEP * dim + i * STEP, x[p][i]);
         }
     }
-    return all_finite(largest);
+    return in_range(range);
+}
+
+ALL_INLINE static bool pack_across(const npt_places *from, int64_t dim, uint16_t *dst)
+{
+    return FOR_DTYPE(pack_across_of, from, dim, dst);
 }
 
 /* For the right, depth over the rows r and r + 16: [dim / 16][16 pairs][16 dims]. */
-static void pack_woven(const npt_places *from, int64_t dim, uint16_t *dst)
+INLINE bool pack_woven_of(const npt_dtype dtype, const npt_places *from, int64_t dim, uint16_t *dst)
 {
-    const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11),
-                  second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-    for (int64_t s = 0; s < dim / STEP; s++, dst += 2 * HALVES)
-        for (int r = 0; r < SIDE; r++) {
-            const __m512i x = load_halves(from, r, s * STEP);
-            const __m512i y = load_halves(from, r + SIDE, s * STEP);
-            const __m512i low = _mm512_unpacklo_epi16(x, y), high = _mm512_unpackhi_epi16(x, y);
-            _mm512_storeu_si512(dst + r * STEP, _mm512_permutex2var_epi64(low, first, high));
-            _mm512_storeu_si512(dst + HALVES + r * STEP,
-                                _mm512_permutex2var_epi64(low, second, high));
+    npt_range range = no_range();
+    for (int r = 0; r < SIDE; r++)
+        for (int64_t d = 0; d < dim; d += SIDE) {
+            const npt_pieces value = load_across(dtype, from, r, r + SIDE, d);
+            extend(&range, dtype, value);
+            store_pieces(pieces_of(dtype), value, dst + d * STEP + r * STEP, STEP * dim);
         }
+    return in_range(range);
 }
 
-/* ---- F32 in two pieces ------------------------------------------------------------------------
- */
-
-/* The pieces of one vector, in the upper halves of words; what lies below is of no use. Both are
- * rounded to nearest: 2^-17 of the value are lost. Of what is not finite at least one piece is not
- * (but of a NaN that ends in 17 ones, which no operation makes of BF16). */
-typedef struct npt_pieces {
-    __m512i piece[PIECES];
-} npt_pieces;
-
-INLINE npt_pieces split(__m512 x)
+ALL_INLINE static bool pack_woven(const npt_places *from, int64_t dim, uint16_t *dst)
 {
-    const __m512i upper = _mm512_set1_epi32((int)0xffff0000u), half = _mm512_set1_epi32(0x8000);
-    const __m512i high = _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(x), half), upper);
-    const __m512 rest = _mm512_sub_ps(x, _mm512_castsi512_ps(high));
-    return (npt_pieces){{high, _mm512_add_epi32(_mm512_castps_si512(rest), half)}};
+    return FOR_DTYPE(pack_woven_of, from, dim, dst);
 }
 
-/* Stores both pieces of two vectors as pairs. */
-INLINE void store_pairs(npt_pieces even, npt_pieces odd, uint16_t *dst, int64_t piece)
-{
-    UNROLLED
-    for (int p = 0; p < PIECES; p++)
-        _mm512_storeu_si512(
-            dst + p * piece,
-            _mm512_mask_mov_epi16(_mm512_srli_epi32(even.piece[p], 16), 0xaaaaaaaau, odd.piece[p]));
-}
+/* ---- Exponentials ---------------------------------------------------------------------------- */
 
 /* exponential() of lanes.inc.h with fused operations, 0 where not asked for and where it would be
  * subnormal, which costs much and the tiles flush: within 1 ulp, and 3e-9·|x| for taking ln 2 as
@@ -264,7 +397,24 @@ typedef struct npt_group {
     int64_t kv, heads;     /* kv head; query heads that share it */
     int64_t all_heads, all_kv, dim;
     int64_t window;
+    npt_dtype dtype;
+    int64_t packed; /* halves of a packed row: dim, in pieces */
 } npt_group;
+
+static npt_group group_of(int64_t sequence, int64_t kv, const int64_t *offsets, int64_t heads,
+                          int64_t kv_heads, int64_t dim, int64_t window, npt_dtype dtype)
+{
+    return (npt_group){.first = offsets[sequence],
+                       .tokens = offsets[sequence + 1] - offsets[sequence],
+                       .kv = kv,
+                       .heads = heads / kv_heads,
+                       .all_heads = heads,
+                       .all_kv = kv_heads,
+                       .dim = dim,
+                       .window = window,
+                       .dtype = dtype,
+                       .packed = dim * pieces_of(dtype)};
+}
 
 /* 32 rows (fewer at the end) and the keys that any of them sees, up to multiples of 32. */
 typedef struct npt_strip {
@@ -321,7 +471,7 @@ INLINE __mmask16 seen(npt_sight sight, int64_t key)
 /* Where a strip's rows lie in q, out and their gradients. */
 static npt_places query_places(const npt_group *g, const npt_strip *s, npt_in in)
 {
-    npt_places places = {.data = in.data};
+    npt_places places = {.in = in};
     int64_t token = g->first + s->first / g->heads, head = s->first % g->heads;
     for (int64_t r = 0; r < STEP; r++) {
         const int64_t at = (token * g->all_heads + g->kv * g->heads + head) * g->dim;
@@ -335,7 +485,7 @@ static npt_places query_places(const npt_group *g, const npt_strip *s, npt_in in
 
 static npt_places key_places(const npt_group *g, int64_t key, npt_in in)
 {
-    npt_places places = {.data = in.data};
+    npt_places places = {.in = in};
     for (int64_t j = 0; j < STEP; j++)
         places.at[j] =
             key + j < g->tokens ? ((g->first + key + j) * g->all_kv + g->kv) * g->dim : -1;
@@ -349,39 +499,43 @@ static void scores(const npt_group *g, const uint16_t *keys, const uint16_t *que
 {
     const int64_t steps = g->dim / STEP;
     for (int64_t u = 0; u < units; u++)
-        multiply_whole(&(npt_pair_product){.a = keys + u * 2 * steps * HALVES,
-                                           .a_tile = steps * HALVES,
-                                           .a_step = HALVES,
-                                           .b = queries,
-                                           .b_tile = HALVES,
-                                           .b_step = 2 * HALVES,
-                                           .steps = steps,
-                                           .c = dst + u * STEP * STEP,
-                                           .c_down = SIDE * STEP,
-                                           .c_right = SIDE,
-                                           .c_row = STEP});
+        multiply_operands(g->dtype, &(npt_pair_product){.a = keys + u * STEP * g->packed,
+                                                        .a_tile = steps * HALVES,
+                                                        .a_step = HALVES,
+                                                        .a_piece = STEP * g->dim,
+                                                        .b = queries,
+                                                        .b_tile = HALVES,
+                                                        .b_step = 2 * HALVES,
+                                                        .b_piece = STEP * g->dim,
+                                                        .steps = steps,
+                                                        .c = dst + u * STEP * STEP,
+                                                        .c_down = SIDE * STEP,
+                                                        .c_right = SIDE,
+                                                        .c_row = STEP});
 }
 
 /* A turned result of a strip (+)= what [32 keys][dim] gives by weights of the keys.
- * `across`: [unit][dim / 16] tiles; weights: [unit][piece][row half]; dst: [dim / 16][row half]. */
+ * `across`: [unit][piece][dim / 16] tiles; weights: [unit][piece][row half]; dst: [dim / 16][row
+ * half]. */
 static void gather(const npt_group *g, const uint16_t *across, const uint16_t *weights,
                    int64_t units, bool add, float *dst)
 {
     for (int64_t d = 0; d < g->dim / SIDE; d += 2)
-        multiply(&(npt_pair_product){.a = across + d * HALVES,
-                                     .a_tile = HALVES,
-                                     .a_step = g->dim / SIDE * HALVES,
-                                     .b = weights,
-                                     .b_tile = HALVES,
-                                     .b_step = 2 * PIECES * HALVES,
-                                     .b_piece = 2 * HALVES,
-                                     .steps = units,
-                                     .c = dst + d * 2 * WORDS,
-                                     .c_down = 2 * WORDS,
-                                     .c_right = WORDS,
-                                     .c_row = SIDE,
-                                     .add = add},
-                 1, PIECES);
+        multiply_operand_weights(g->dtype,
+                                 &(npt_pair_product){.a = across + d * HALVES,
+                                                     .a_tile = HALVES,
+                                                     .a_step = STEP * g->packed,
+                                                     .a_piece = STEP * g->dim,
+                                                     .b = weights,
+                                                     .b_tile = HALVES,
+                                                     .b_step = 2 * weight_pieces(g->dtype) * HALVES,
+                                                     .b_piece = 2 * HALVES,
+                                                     .steps = units,
+                                                     .c = dst + d * 2 * WORDS,
+                                                     .c_down = 2 * WORDS,
+                                                     .c_right = WORDS,
+                                                     .c_row = SIDE,
+                                                     .add = add});
 }
 
 /* Such a result, each row times its factor, rounded to its place. */

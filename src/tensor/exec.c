@@ -315,6 +315,7 @@ void npt_exec_tally(npt_exec *exec, npt_tally *tally)
 void npt_exec_set_precision(npt_exec *exec, npt_matmul_precision precision)
 {
     exec->precision = precision;
+    exec->run.fma = precision == NPT_MATMUL_FMA;
 }
 
 npt_matmul_precision npt_exec_precision(const npt_exec *exec)

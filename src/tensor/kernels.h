@@ -20,6 +20,7 @@ typedef struct npt_run {
     npt_threads *threads;
     char *scratch; /* workers × scratch_stride bytes, 64-byte aligned */
     size_t scratch_stride;
+    bool fma; /* F32 never as bf16 pieces */
 } npt_run;
 
 /* A read-only operand with its dtype; a destination likewise. */
