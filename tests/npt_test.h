@@ -143,7 +143,7 @@ static inline int npt_test_run(const char *suite, const npt_case *cases, size_t 
 #endif
 
 /* The whole program as skipped, visibly; returns the exit status for main(). */
-static inline int npt_test_skip_all(const char *reason)
+__attribute__((warn_unused_result)) static inline int npt_test_skip_all(const char *reason)
 {
     printf("1..0 # SKIP %s\n", reason);
     return 0;

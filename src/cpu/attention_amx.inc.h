@@ -157,8 +157,8 @@ typedef struct npt_pieces {
     __m512i piece[MAX_PIECES];
 } npt_pieces;
 
-/* Each piece is rounded to nearest. Of what is not finite at least one piece is not (but of a NaN
- * that ends in 17 ones, which no operation makes of BF16). */
+/* Each piece is rounded to nearest. Of what is not finite at least one piece is not, but for NaNs
+ * that end in 16 ones or so. */
 INLINE npt_pieces split(const int pieces, __m512 x)
 {
     const __m512i upper = _mm512_set1_epi32((int)0xffff0000u), half = _mm512_set1_epi32(0x8000);
@@ -202,7 +202,9 @@ INLINE npt_pieces load_pieces(const npt_dtype dtype, const npt_places *from, int
                               int64_t offset)
 {
     if (from->at[row] < 0) return split(pieces_of(dtype), _mm512_setzero_ps());
-    return split(pieces_of(dtype), (__m512)load_as(dtype, from->in.data, from->at[row] + offset));
+    /* quiet: adding to the bits of some NaNs gives a zero */
+    return split(pieces_of(dtype),
+                 (__m512)quiet(load_as(dtype, from->in.data, from->at[row] + offset)));
 }
 
 /* 32 values of a row, two and two of them a pair: neighbours of BF16, else 16 apart. The order does

@@ -25,6 +25,7 @@ static const npt_dtype float_dtypes[3] = {NPT_F32, NPT_F16, NPT_BF16};
 
 typedef struct lab {
     int levels;
+    bool tiles; /* the last level is attention by AMX */
     npt_kernels kernels[LEVELS];
     npt_run run[POOLS];
 } lab;
@@ -52,7 +53,8 @@ static inline void lab_levels(bool tiles)
     cpu.features = features;
     npt_kernels *last = &the_lab.kernels[the_lab.levels];
     npt_cpu_kernels(&cpu, last);
-    if (tiles && last->attention != last[-1].attention) the_lab.levels++;
+    the_lab.tiles = tiles && last->attention != last[-1].attention;
+    the_lab.levels += the_lab.tiles;
 }
 
 static inline void lab_pools(int64_t longest, int64_t head_dim)

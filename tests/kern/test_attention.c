@@ -380,7 +380,7 @@ static void poison(attention_case *c, double value, const char *operand)
 static void what_is_not_finite_spreads_alike(void **state)
 {
     (void)state;
-    const double values[] = {0.0, NAN, INFINITY, -INFINITY};
+    const double values[] = {0.0, NAN, INFINITY, -INFINITY, NAN};
     const shape s = {2, 4, 2, 64, 0, {100, 40}};
     for (size_t d = 0; d < NPT_COUNT(dtypes); d++)
         for (int which = 0; which < 4; which++)
@@ -390,6 +390,10 @@ static void what_is_not_finite_spreads_alike(void **state)
                 const char *const names[] = {"q", "k", "v", "dout"};
                 const size_t width = (size_t)(operands[which]->n / c.tokens);
                 npt_store(operands[which]->data, c.dtype, 57 * width + 70, (float)values[v]);
+                if (v == 4) { /* a NaN of all ones, which rounding its bits would make a zero */
+                    const size_t size = npt_dtype_bytes(c.dtype);
+                    memset((char *)operands[which]->data + (57 * width + 70) * size, 0xff, size);
+                }
                 poison(&c, values[v], names[which]);
                 free_case(&c);
             }
@@ -508,15 +512,18 @@ int main(void)
         NPT_CASE("log-sums may be absent", log_sums_may_be_absent),
         NPT_CASE("sequences do not touch", sequences_do_not_touch),
         NPT_CASE("the scratch that was asked for suffices", scratch_suffices),
-        /* these compare two levels */
+        /* this compares two levels */
         NPT_CASE("what is not finite spreads as at the level below",
                  what_is_not_finite_spreads_alike),
+        /* and these AMX tiles with the level below */
         NPT_CASE("pieces are as exact as FMA", pieces_are_as_exact),
         NPT_CASE("small values keep their bits", small_values_keep_their_bits),
     };
     lab_levels(true);
     lab_pools(300, 288);
-    int status = npt_test_run("attention", cases, NPT_COUNT(cases) - (the_lab.levels < 2 ? 3 : 0));
+    const size_t absent = the_lab.levels < 2 ? 3 : the_lab.tiles ? 0 : 2;
+    if (absent > 0) printf("# the last %zu of %zu cases need AMX\n", absent, NPT_COUNT(cases));
+    int status = npt_test_run("attention", cases, NPT_COUNT(cases) - absent);
     lab_close();
     return status;
 }

@@ -647,6 +647,6 @@ int main(void)
         NPT_CASE("the backend says by what arithmetic", says_its_route),
     };
     if (npt_cpu_detect(&cpu) != NPT_OK || (cpu.features & NPT_CPU_AMX_BF16) == 0)
-        npt_test_skip_all("this CPU has no AMX");
+        return npt_test_skip_all("this CPU has no AMX");
     return npt_test_run("matmul_pieces", cases, NPT_COUNT(cases));
 }
