@@ -11,7 +11,7 @@ typedef __m256 vf;
 typedef struct vtable {
     __m256 low, high; /* the scaled levels 0 … 7 and 8 … 15 */
 } vtable;
-enum { LANES = NPT_NATIVE_AVX2_LANES, MAX_ROWS = NPT_NATIVE_AVX2_ROWS, DOT_TOKENS = 2 };
+enum { LANES = NPT_NATIVE_AVX2_LANES, MAX_ROWS = NPT_NATIVE_AVX2_ROWS, DOT_TOKENS = 2, NEAR = 0 };
 #define FILL       npt_matmul_fill_avx2
 #define TILE_CASES TILE_CASE(2) TILE_CASE(4) TILE_CASE(6)
 

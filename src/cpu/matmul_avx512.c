@@ -12,7 +12,12 @@
 
 typedef __m512 vf;
 typedef __m512 vtable;
-enum { LANES = NPT_NATIVE_AVX512_LANES, MAX_ROWS = NPT_NATIVE_AVX512_ROWS, DOT_TOKENS = 4 };
+enum {
+    LANES = NPT_NATIVE_AVX512_LANES,
+    MAX_ROWS = NPT_NATIVE_AVX512_ROWS,
+    DOT_TOKENS = 4,
+    NEAR = 16
+};
 #define FILL npt_matmul_fill_avx512
 #define TILE_CASES                                                                                 \
     TILE_CASE(2) TILE_CASE(4) TILE_CASE(6) TILE_CASE(8) TILE_CASE(10) TILE_CASE(12) TILE_CASE(14)

@@ -10,7 +10,10 @@
  * its vectors at a time. Independently of that, one matrix is the row operand of the tile and the
  * other the lane operand (matmul_native.h): the streamed matrix takes the part that its layout
  * packs into without turning. Sums of a task stay in F32 scratch, in the tile's own form, over all
- * of k; bias, accumulation and the one rounding come at the end. Invariant: panels and k blocks
+ * of k; bias, accumulation and the one rounding come at the end. What stays in first-level cache
+ * while the other operand passes is a panel of rows, or of lanes where those fit (lanes_stay): then
+ * a chunk of rows is packed at once, and every tile asks for its share of what comes next, since a
+ * whole panel asked for by its first tile would have it wait. Invariant: panels and k blocks
  * follow from the shape alone, and what is judged is a panel against a panel; chunks, of which
  * every worker gets some, are whole panels. So the bits do not depend on the number of threads. */
 
@@ -18,7 +21,9 @@ enum {
     CHUNK_LANES = NPT_NATIVE_CHUNK, /* most streamed vectors of a task, as lanes; half of that */
     WIDE_UP_TO = 256,               /* for more resident ones: sums must stay in the cache */
     CHUNK_PANELS = 8,               /* the same as rows: panels */
-    WORKER_TASKS = 4,               /* of a worker: smaller chunks where there would be fewer */
+    STAY_PANELS = 16, /* that pass while lanes stay: they must stay in second-level cache */
+    WORKER_TASKS = 4, /* of a worker: smaller chunks where there would be fewer */
+    STORE_ROWS = 8,   /* of C, at a time */
     LINE = 64,
     MAX_AHEAD = 4096, /* lines asked for before they are packed */
     SMALL_DEPTH = 64  /* below, turning C costs more than turning an operand */
@@ -64,18 +69,21 @@ static void shape_chunks(npt_native_shape *shape, int workers)
     const int64_t share = npt_parts(shape->streamed, WORKER_TASKS * workers);
     int64_t sums_rows, sums_lanes;
     if (stream_lanes) {
-        const int64_t most = shape->block <= WIDE_UP_TO ? CHUNK_LANES : CHUNK_LANES / 2;
+        const bool narrow = shape->ops.lanes_stay || shape->block > WIDE_UP_TO;
+        const int64_t most = narrow ? CHUNK_LANES / 2 : CHUNK_LANES;
         shape->chunk = clamp(npt_round_up(share, wide), 4 * wide, most);
         sums_rows = npt_round_up(shape->block, shape->resident_rows);
         sums_lanes = shape->chunk;
-        shape->panel_bytes = (size_t)(shape->ops.depth * shape->chunk * shape->ops.lane_bytes);
+        shape->panel_bytes = (size_t)(shape->ops.lane_step * shape->chunk * shape->ops.lane_bytes);
     } else {
         shape->stream_rows = tile_rows(&shape->ops, shape->streamed);
         const int64_t height = shape->stream_rows;
-        shape->chunk = clamp(npt_round_up(share, height), height, CHUNK_PANELS * height);
+        const int64_t most = shape->ops.lanes_stay ? STAY_PANELS : CHUNK_PANELS;
+        shape->chunk = clamp(npt_round_up(share, height), height, most * height);
+        shape->step_rows = shape->ops.lanes_stay ? shape->chunk : height;
         sums_rows = shape->chunk;
         sums_lanes = npt_round_up(shape->block, wide);
-        shape->panel_bytes = (size_t)(shape->ops.depth * height * shape->ops.row_bytes);
+        shape->panel_bytes = (size_t)(shape->ops.depth * shape->step_rows * shape->ops.row_bytes);
     }
     shape->panel_bytes = (shape->panel_bytes + 63) / 64 * 64;
     shape->sums_floats = (size_t)(sums_rows * sums_lanes);
@@ -159,39 +167,63 @@ static void pack_resident_task(void *context, int64_t index, int worker)
     }
 }
 
-/* What is in an area of the first A, or of the second: as many rows of C from `skip` on. */
+/* What goes to C from (row, column) on, but for the sums. */
+static npt_native_store piece_at(const npt_native_job *job, void *c, int64_t row, int64_t column)
+{
+    const npt_matmul_desc *desc = job->desc;
+    return (npt_native_store){
+        .c = (char *)c + (size_t)(row * desc->n + column) * npt_dtype_bytes(desc->c),
+        .stride = desc->n,
+        .dtype = desc->c,
+        .bias = desc->bias && job->args->bias != NULL ? job->args->bias + column : NULL,
+        .accumulate = desc->accumulate,
+    };
+}
+
+/* What is in an area of the first A, or of the second: as many rows of C from `skip` on. Some rows
+ * at a time, over all lane panels, so that C is written in long stretches. */
 static void store_part(const npt_native_job *job, const npt_native_area *area, void *c,
                        int64_t skip, int64_t count)
 {
-    const npt_matmul_desc *desc = job->desc;
     const npt_native_ops *ops = &job->shape.ops;
-    const size_t bytes = npt_dtype_bytes(desc->c);
-    const bool turned = !job->shape.lanes_w;
-    const int64_t first = turned ? skip : 0, end = turned ? skip + count : area->lanes;
-    for (int64_t lane = first; lane < end; lane += 2 * ops->lanes) {
-        const int64_t row0 = turned ? area->lane_first + lane - skip : area->row_first;
-        const int64_t column0 = turned ? area->row_first : area->lane_first + lane;
-        const int width = npt_panel_vectors(ops, lane, area->lanes) * ops->lanes;
-        const npt_native_store piece = {
-            .sums = area->sums + lane * area->panel_rows + (turned ? 0 : skip * width),
-            .rows = turned ? area->rows : count,
-            .width = width,
-            .lanes = npt_min64(2 * ops->lanes, end - lane),
-            .c = (char *)c + (size_t)(row0 * desc->n + column0) * bytes,
-            .stride = desc->n,
-            .dtype = desc->c,
-            .bias = desc->bias && job->args->bias != NULL ? job->args->bias + column0 : NULL,
-            .accumulate = desc->accumulate,
-        };
-        (turned ? ops->store_transposed : ops->store)(&piece);
+    for (int64_t row = 0; row < count; row += STORE_ROWS)
+        for (int64_t lane = 0; lane < area->lanes; lane += 2 * ops->lanes) {
+            npt_native_store piece =
+                piece_at(job, c, area->row_first + row, area->lane_first + lane);
+            piece.width = npt_panel_vectors(ops, lane, area->lanes) * ops->lanes;
+            piece.sums = area->sums + lane * area->panel_rows + (skip + row) * piece.width;
+            piece.rows = npt_min64(STORE_ROWS, count - row);
+            piece.lanes = npt_min64(2 * ops->lanes, area->lanes - lane);
+            ops->store(&piece);
+        }
+}
+
+/* The same where lanes become the rows of C. */
+static void store_part_turned(const npt_native_job *job, const npt_native_area *area, void *c,
+                              int64_t skip, int64_t count)
+{
+    const npt_native_ops *ops = &job->shape.ops;
+    for (int64_t lane = skip; lane < skip + count; lane += 2 * ops->lanes) {
+        npt_native_store piece = piece_at(job, c, area->lane_first + lane - skip, area->row_first);
+        piece.width = npt_panel_vectors(ops, lane, area->lanes) * ops->lanes;
+        piece.sums = area->sums + lane * area->panel_rows;
+        piece.rows = area->rows;
+        piece.lanes = npt_min64(2 * ops->lanes, skip + count - lane);
+        ops->store_transposed(&piece);
     }
 }
 
 static void store_area(const npt_native_job *job, const npt_native_area *area)
 {
     const int64_t second = job->shape.second, rows = job->shape.lanes_w ? area->rows : area->lanes;
-    store_part(job, area, job->args[0].c, 0, second > 0 ? job->desc->m : rows);
-    if (second > 0) store_part(job, area, job->args[1].c, second, job->desc->m);
+    const int64_t first = second > 0 ? job->desc->m : rows;
+    if (job->shape.lanes_w) {
+        store_part(job, area, job->args[0].c, 0, first);
+        if (second > 0) store_part(job, area, job->args[1].c, second, job->desc->m);
+    } else {
+        store_part_turned(job, area, job->args[0].c, 0, first);
+        if (second > 0) store_part_turned(job, area, job->args[1].c, second, job->desc->m);
+    }
 }
 
 /* What is packed next, as the lines of memory it will be read from. */
@@ -246,7 +278,9 @@ static void share_out(const npt_native_ops *ops, npt_native_step *step, int64_t 
 {
     npt_native_aside *a = &step->aside;
     a->slots = tiles * npt_parts(step->packing.depth, ops->depth_unit) * ops->products;
-    a->tile_lines = npt_parts(a->line_end - a->line, tiles);
+    const int64_t tile_steps = step->packing.depth / NPT_NATIVE_TILE_STEPS;
+    a->tile_lines = npt_min64(npt_parts(a->line_end - a->line, tiles), tile_steps);
+    a->tile_every = a->tile_lines > 0 ? tile_steps / a->tile_lines * NPT_NATIVE_TILE_STEPS : 0;
     a->slot_lines = npt_parts(a->line_end - a->line, a->slots);
     a->units = a->unit_end;
     a->due = 0;
@@ -260,29 +294,52 @@ static void run_tile(const npt_native_job *job, npt_native_tile *tile, npt_nativ
     job->shape.ops.tile(tile);
 }
 
+static void ask_for(const void *from, int64_t bytes)
+{
+    for (int64_t i = 0; i < bytes; i += LINE) __builtin_prefetch((const char *)from + i, 0, 2);
+}
+
+/* Where lanes stay: tile `index` of `count` that use the same `bytes` of the resident matrix asks
+ * for its share of those that follow them, and for the sums of the next tile. */
+static void ask_ahead(const npt_native_tile *tile, const npt_native_ops *ops, const void *same,
+                      int64_t bytes, int64_t index, int64_t count)
+{
+    const int64_t share = npt_round_up(npt_parts(bytes, count), LINE);
+    const int64_t sums = (int64_t)tile->rows * tile->vectors * ops->lanes;
+    ask_for((const char *)same + bytes + index * share, share);
+    ask_for(tile->sums + sums, sums * (int64_t)sizeof(float));
+}
+
 static void multiply_rows(const npt_native_job *job, npt_native_step *step,
                           const npt_native_area *area)
 {
     const npt_native_ops *ops = &job->shape.ops;
     const npt_native_packing *packing = &step->packing;
     const int64_t panels = npt_parts(job->count, 2 * ops->lanes);
-    share_out(ops, step, panels);
+    const int rows = job->shape.stream_rows;
+    const int64_t tiles = npt_parts(packing->count, rows);
+    share_out(ops, step, panels * tiles);
     for (int64_t p = 0; p < panels; p++) {
         const int64_t lane = p * 2 * ops->lanes;
         if (ops->checked && job->panels[p].unfit) continue;
         const int vectors = npt_panel_vectors(ops, lane, job->count);
         const int width = vectors * ops->lanes;
-        npt_native_tile tile = {
-            .rows = (int)packing->count,
-            .vectors = vectors,
-            .row = packing->dst,
-            .in_place = step->in_place,
-            .row_stride = packing->src->depth,
-            .lane = resident_lanes(job, lane, packing->k0),
-            .sums =
-                area->sums + lane * area->panel_rows + (packing->first - area->row_first) * width,
-        };
-        run_tile(job, &tile, step);
+        const void *lanes = resident_lanes(job, lane, packing->k0);
+        float *sums = area->sums + lane * area->panel_rows;
+        for (int64_t i = 0; i < tiles; i++) {
+            npt_native_tile tile = {
+                .rows = rows,
+                .vectors = vectors,
+                .row = (char *)packing->dst + i * rows * ops->depth * ops->row_bytes,
+                .in_place = step->in_place,
+                .row_stride = packing->src->depth,
+                .lane = lanes,
+                .sums = sums + (packing->first + i * rows - area->row_first) * width,
+            };
+            if (ops->lanes_stay)
+                ask_ahead(&tile, ops, lanes, packing->depth * width * ops->lane_bytes, i, tiles);
+            run_tile(job, &tile, step);
+        }
     }
 }
 
@@ -293,20 +350,32 @@ static void multiply_lanes(const npt_native_job *job, npt_native_step *step,
     const npt_native_packing *packing = &step->packing;
     const int rows = job->shape.resident_rows, wide = 2 * ops->lanes;
     const int64_t panels = npt_parts(job->count, rows);
-    share_out(ops, step, panels * npt_parts(packing->count, wide));
-    for (int64_t p = 0; p < panels; p++)
+    const int64_t group = ops->lanes_stay ? even_blocks(panels, STAY_PANELS, 1) : 1;
+    const int64_t lane_panels = npt_parts(packing->count, wide);
+    const int64_t panel_bytes = (int64_t)rows * ops->depth * ops->row_bytes;
+    share_out(ops, step, panels * lane_panels);
+    for (int64_t first = 0; first < panels; first += group) {
+        const int64_t end = npt_min64(first + group, panels), tiles = (end - first) * lane_panels;
+        const void *group_rows = resident_rows(job, first, packing->k0);
+        int64_t done = 0;
         for (int64_t lane = 0; lane < packing->count; lane += wide) {
-            if (ops->checked && job->panels[p].unfit) continue;
             const int vectors = npt_panel_vectors(ops, lane, packing->count);
-            npt_native_tile tile = {
-                .rows = rows,
-                .vectors = vectors,
-                .row = resident_rows(job, p, packing->k0),
-                .lane = (const char *)packing->dst + lane * ops->depth * ops->lane_bytes,
-                .sums = area->sums + lane * area->panel_rows + p * rows * vectors * ops->lanes,
-            };
-            run_tile(job, &tile, step);
+            float *sums = area->sums + lane * area->panel_rows;
+            for (int64_t p = first; p < end; p++, done++) {
+                if (ops->checked && job->panels[p].unfit) continue;
+                npt_native_tile tile = {
+                    .rows = rows,
+                    .vectors = vectors,
+                    .row = resident_rows(job, p, packing->k0),
+                    .lane = (const char *)packing->dst + lane * ops->lane_step * ops->lane_bytes,
+                    .sums = sums + p * rows * vectors * ops->lanes,
+                };
+                if (ops->lanes_stay)
+                    ask_ahead(&tile, ops, group_rows, (end - first) * panel_bytes, done, tiles);
+                run_tile(job, &tile, step);
+            }
         }
+    }
 }
 
 static npt_native_area area_of(const npt_native_job *job, int64_t first, int64_t count, float *sums)
@@ -403,8 +472,9 @@ static void chunk_task(void *context, int64_t index, int worker)
     const npt_native_ops *ops = &shape->ops;
     const int64_t first = index * shape->chunk;
     const int64_t end = npt_min64(first + shape->chunk, shape->streamed);
-    const int64_t unit =
-        stream_rows(job) ? shape->stream_rows : npt_round_up(end - first, ops->lanes);
+    const int64_t rows = stream_rows(job) ? shape->stream_rows : ops->lanes;
+    int64_t unit = npt_round_up(end - first, rows);
+    if (stream_rows(job)) unit = npt_min64(unit, shape->step_rows);
     float *sums = (void *)(job->scratch->worker + (size_t)worker * job->scratch->worker_stride);
     char *const buffers = (char *)(sums + shape->sums_floats);
     const npt_native_area area = area_of(job, first, end - first, sums);

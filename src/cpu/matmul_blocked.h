@@ -19,6 +19,7 @@ typedef struct npt_native_shape {
     int64_t block;                  /* resident vectors at a time */
     int64_t chunk;                  /* streamed vectors of a task */
     int stream_rows, resident_rows; /* tile height where that matrix is the row operand */
+    int64_t step_rows;              /* streamed rows that are packed at once */
     int64_t depth_blocks;
     size_t sums_floats, panel_bytes;
 } npt_native_shape;

@@ -21,9 +21,11 @@ static npt_native_ops fma_form(npt_cpu_level level)
                             .row_unit = 2,
                             .depth = NPT_NATIVE_DEPTH,
                             .depth_unit = 1,
+                            .lane_step = NPT_NATIVE_LANE_STEP,
                             .row_bytes = sizeof(float),
                             .lane_bytes = sizeof(float),
-                            .products = 1};
+                            .products = 1,
+                            .lanes_stay = !wide};
 }
 
 void npt_matmul_native_ops(const npt_cpu *cpu, npt_native_ops *ops)
@@ -64,12 +66,12 @@ static npt_native_ops amx_form(const npt_matmul_desc *desc)
     const int a = pieces_of(desc->a), w = pieces_of(desc->w);
     const bool plain = a + w == 2, halves = a == 2 || w == 2;
     const bool few = desc->trans_w && desc->m <= FEW;
+    const int depth = few ? (plain ? 512 : 256) : halves ? 256 : 128;
     return (npt_native_ops){.lanes = NPT_NATIVE_AVX512_LANES,
                             .max_rows = NPT_NATIVE_AMX_ROWS,
                             .row_unit = NPT_NATIVE_AMX_ROWS / 2,
-                            .depth = few      ? (plain ? 512 : 256)
-                                     : halves ? 256
-                                              : 128,
+                            .depth = depth,
+                            .lane_step = depth,
                             .depth_unit = NPT_NATIVE_AMX_STEP,
                             .row_bytes = 2 * (desc->trans_w ? w : a),
                             .lane_bytes = 2 * (desc->trans_w ? a : w),

@@ -29,11 +29,14 @@ enum {
     NPT_NATIVE_AVX512_LANES = 16,
     NPT_NATIVE_AVX512_ROWS = 14,
     NPT_NATIVE_AMX_ROWS = 32,
-    NPT_NATIVE_AMX_STEP = 32, /* k of one tile */
-    NPT_NATIVE_DEPTH = 256,   /* k of one packed block, F32 */
+    NPT_NATIVE_AMX_STEP = 32,                    /* k of one tile */
+    NPT_NATIVE_DEPTH = 256,                      /* k of one packed block, F32 */
+    NPT_NATIVE_LANE_STEP = NPT_NATIVE_DEPTH + 4, /* k from one lane panel to the next: the same k of
+                                                    all would meet in one set of a cache */
     NPT_NATIVE_MAX_LANES = 16,
     NPT_NATIVE_CHUNK = 512, /* most lanes packed at once */
     NPT_NATIVE_UNIT_DEPTH = 128,
+    NPT_NATIVE_TILE_STEPS = 4,    /* k of an FMA tile between a line asked for and the next */
     NPT_NATIVE_PLACE = 32 * 32,   /* floats of the largest tile */
     NPT_NATIVE_DOT_ROWS = 4,      /* rows of W that the routes for few tokens take at once */
     NPT_NATIVE_DOT_TOKENS = 8,    /* most rows of A they take, forward */
@@ -126,6 +129,7 @@ typedef struct npt_native_store {
 typedef struct npt_native_aside {
     const char *const *line, *const *line_end; /* addresses that will be read soon */
     int64_t tile_lines, slot_lines;            /* quotas of a tile (FMA), of a slot (AMX) */
+    int64_t tile_every;                        /* k from one to the next: whole TILE_STEPS */
     const npt_native_packing *next;            /* its units from `unit` on are to be packed */
     void (*pack)(const npt_native_packing *packing, int64_t from, int64_t to);
     int64_t unit, unit_end;
@@ -161,9 +165,12 @@ typedef struct npt_native_spread {
 typedef struct npt_native_ops {
     int lanes, max_rows, row_unit; /* tiles are a multiple of row_unit rows high */
     int depth, depth_unit;         /* k of a packed block; zeros are packed up to a whole unit */
+    int lane_step;                 /* k from one packed panel of lanes to the next */
     int row_bytes, lane_bytes;     /* of one packed element of each operand, all its pieces */
     int products;                  /* of pieces, for a depth unit */
     bool rows_in_place;            /* whole tiles of the row operand need no packing */
+    bool lanes_stay;               /* a lane panel stays in first-level cache while rows pass; else
+                                      a row panel while lanes do */
     bool packs_ahead;              /* tiles pack what the next step needs */
     bool checked;                  /* what the tiles made is judged, and replaced by FMA's */
     void (*begin)(void);           /* around the tiles of a task, in its thread; may be NULL */
@@ -174,8 +181,8 @@ typedef struct npt_native_ops {
     void (*widen_nibbles)(const npt_native_operand *src, int64_t index, int64_t count, float *dst);
     /* Units from … to-1 of a packing (all of it but where packs_ahead) into the form "rows"; */
     void (*pack_rows)(const npt_native_packing *packing, int64_t from, int64_t to);
-    /* into panels of the form "lanes", all two vectors wide but for an odd last one, ops->depth ×
-     * 2 × lanes elements apart; count is a multiple of lanes. Where k is inside: all of it. */
+    /* into panels of the form "lanes", all two vectors wide but for an odd last one, ops->lane_step
+     * × 2 × lanes elements apart; count is a multiple of lanes. Where k is inside: all of it. */
     void (*pack_lanes)(const npt_native_packing *packing, int64_t from, int64_t to);
     void (*tile)(const npt_native_tile *tile);
     /* checked only: vector `index` of an F32 operand with k inside; whether sums pass */

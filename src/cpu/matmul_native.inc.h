@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The native matmul's inner loops, written once and compiled per instruction set. The including
- * file defines FILL, LANES, MAX_ROWS, TILE_CASES, DOT_TOKENS; vf with v_zero(), v_set1(x),
+ * file defines FILL, LANES, MAX_ROWS, TILE_CASES, DOT_TOKENS, NEAR (k between asking for lanes and
+ * using them; 0: they stay in first-level cache); vf with v_zero(), v_set1(x),
  * v_load(p), v_store(p, v), v_fma(a, b, c), v_add(a, b), v_transpose(v[LANES]), v_from_f16(p),
  * v_from_bf16(p), v_to_f16(p, v), v_to_bf16(p, v); of 2 × LANES BF16 at once v_even_bf16(p) and
  * v_odd_bf16(p); and for NF4 vtable with v_table(levels, absmax) and v_from_nf4(packed, table),
@@ -103,67 +104,79 @@ static void pack_rows(const npt_native_packing *packing, int64_t from, int64_t t
             widen(src, (first + r) * src->depth + k0, depth, dst + r * NPT_NATIVE_DEPTH);
         return;
     }
-    float line[MAX_ROWS];
+    float line[NPT_NATIVE_CHUNK];
     for (int64_t k = 0; k < depth; k++) {
         widen(src, (k0 + k) * src->count + first, valid, line);
         for (int64_t r = 0; r < valid; r++) dst[r * NPT_NATIVE_DEPTH + k] = line[r];
     }
 }
 
-/* LANES vectors × depth, turned so that lanes lie together; `width` is dst's stride. */
-static void pack_turned(const npt_native_operand *src, int64_t first, int64_t width, int64_t k0,
-                        int64_t depth, float *dst)
+/* One vector where it is stored. NF4: `index` is a multiple of LANES. */
+INLINE vf load_vector(const npt_dtype dtype, const npt_native_operand *src, int64_t index)
 {
-    float line[LANES][LANES];
+    if (dtype == NPT_F32) return v_load((const float *)src->data + index);
+    if (dtype == NPT_F16) return v_from_f16((const uint16_t *)src->data + index);
+    if (dtype == NPT_BF16) return v_from_bf16((const uint16_t *)src->data + index);
+    return v_from_nf4((const uint8_t *)src->data + index / 2,
+                      v_table(src->levels, src->absmax[index / 64]));
+}
+
+/* LANES vectors × depth, turned so that lanes lie together; `width` is dst's stride. */
+INLINE void pack_turned(const npt_dtype dtype, const npt_native_operand *src, int64_t first,
+                        int64_t width, int64_t k0, int64_t depth, float *dst)
+{
+    float line[LANES][LANES] = {{0}};
     const int64_t valid = npt_min64(LANES, src->count - first);
-    memset(line, 0, sizeof(line));
     for (int64_t k = 0; k < depth; k += LANES) {
-        const int64_t some = npt_min64(LANES, depth - k);
+        const int64_t some = npt_min64(LANES, depth - k), index = first * src->depth + k0 + k;
         vf v[LANES];
-        for (int64_t r = 0; r < valid; r++)
-            widen(src, (first + r) * src->depth + k0 + k, some, line[r]);
-        for (int r = 0; r < LANES; r++) v[r] = v_load(line[r]);
+        if (valid == LANES && some == LANES && dtype != NPT_NF4) {
+            UNROLLED
+            for (int r = 0; r < LANES; r++) v[r] = load_vector(dtype, src, index + r * src->depth);
+        } else {
+            for (int64_t r = 0; r < valid; r++) widen(src, index + r * src->depth, some, line[r]);
+            for (int r = 0; r < LANES; r++) v[r] = v_load(line[r]);
+        }
         v_transpose(v);
         for (int64_t i = 0; i < some; i++) v_store(dst + (k + i) * width, v[i]);
     }
 }
 
-/* One row of a matrix whose k lies outside, spread over the panels. NF4: `index` and the row
- * length are multiples of LANES. */
-INLINE void pack_line(const npt_dtype dtype, const npt_native_operand *src, int64_t index,
-                      int64_t valid, int64_t width, int64_t k, float *dst)
+/* `some` k of a panel: `vectors` of them from flat `index`, of which `valid` elements are there. */
+INLINE void pack_panel(const npt_dtype dtype, const npt_native_operand *src, int64_t index,
+                       int64_t valid, int vectors, int64_t some, float *dst)
 {
-    const float *floats = (const float *)src->data + index;
-    const uint16_t *halves = (const uint16_t *)src->data + index;
-    const uint8_t *packed = (const uint8_t *)src->data + index / 2;
-    for (int64_t i = 0; i < width; i += LANES) {
-        const int64_t panel = i - i % (2 * LANES);
-        const int64_t stride = width - panel > LANES ? 2 * LANES : LANES;
-        float *to = dst + panel * NPT_NATIVE_DEPTH + k * stride + (i - panel);
-        if (valid - i < LANES) {
-            float line[LANES] = {0};
-            if (i < valid) widen(src, index + i, valid - i, line);
-            v_store(to, v_load(line));
-        } else if (dtype == NPT_F32) {
-            v_store(to, v_load(floats + i));
-        } else if (dtype == NPT_F16) {
-            v_store(to, v_from_f16(halves + i));
-        } else if (dtype == NPT_BF16) {
-            v_store(to, v_from_bf16(halves + i));
-        } else {
-            const vtable table = v_table(src->levels, src->absmax[(index + i) / 64]);
-            v_store(to, v_from_nf4(packed + i / 2, table));
+    if (vectors == 2 && valid >= 2 * LANES) {
+        for (int64_t k = 0; k < some; k++, index += src->count, dst += 2 * LANES) {
+            v_store(dst, load_vector(dtype, src, index));
+            v_store(dst + LANES, load_vector(dtype, src, index + LANES));
         }
+        return;
+    }
+    for (int64_t k = 0; k < some; k++, index += src->count, dst += vectors * LANES) {
+        float line[2 * LANES] = {0};
+        if (valid > 0) widen(src, index, npt_min64(valid, vectors * LANES), line);
+        memcpy(dst, line, (size_t)(vectors * LANES) * sizeof(float));
     }
 }
 
+/* A matrix whose k lies outside, a few k of all panels at a time: fewer would write to too many
+ * places in turn, more read from too many. NF4: the row length and the first lane are multiples of
+ * LANES. */
 INLINE void pack_straight(const npt_dtype dtype, const npt_native_packing *packing)
 {
+    enum { FEW = 8 };
     const npt_native_operand *src = packing->src;
-    const int64_t valid = npt_min64(packing->count, src->count - packing->first);
-    for (int64_t k = 0; k < packing->depth; k++)
-        pack_line(dtype, src, (packing->k0 + k) * src->count + packing->first, valid,
-                  packing->count, k, packing->dst);
+    const int64_t width = packing->count, valid = npt_min64(width, src->count - packing->first);
+    for (int64_t k = 0; k < packing->depth; k += FEW) {
+        const int64_t some = npt_min64(FEW, packing->depth - k);
+        const int64_t index = (packing->k0 + k) * src->count + packing->first;
+        for (int64_t i = 0; i < width; i += 2 * LANES) {
+            const int vectors = width - i > LANES ? 2 : 1;
+            float *dst = (float *)packing->dst + i * NPT_NATIVE_LANE_STEP + k * vectors * LANES;
+            pack_panel(dtype, src, index + i, valid - i, vectors, some, dst);
+        }
+    }
 }
 
 /* NF4 where a vector may begin anywhere: row by row through a buffer. */
@@ -175,66 +188,83 @@ static void pack_nf4_any(const npt_native_packing *packing)
     const npt_native_operand buffer = {.data = line, .dtype = NPT_F32, .count = width, .depth = 1};
     for (int64_t k = 0; k < packing->depth; k++) {
         widen(src, (packing->k0 + k) * src->count + packing->first, valid, line);
-        pack_line(NPT_F32, &buffer, 0, width, width, k, packing->dst);
+        for (int64_t i = 0; i < width; i += 2 * LANES) {
+            const int vectors = width - i > LANES ? 2 : 1;
+            float *dst = (float *)packing->dst + i * NPT_NATIVE_LANE_STEP + k * vectors * LANES;
+            pack_panel(NPT_F32, &buffer, i, width - i, vectors, 1, dst);
+        }
     }
+}
+
+INLINE void pack_all_turned(const npt_dtype dtype, const npt_native_packing *packing)
+{
+    const int64_t width = packing->count;
+    float *dst = packing->dst;
+    for (int64_t i = 0; i < width; i += LANES) {
+        const int64_t panel = i - i % (2 * LANES);
+        const int64_t stride = width - panel > LANES ? 2 * LANES : LANES;
+        pack_turned(dtype, packing->src, packing->first + i, stride, packing->k0, packing->depth,
+                    dst + panel * NPT_NATIVE_LANE_STEP + (i - panel));
+    }
+}
+
+INLINE void pack_dtype(const npt_dtype dtype, const npt_native_packing *packing)
+{
+    if (packing->src->k_inside)
+        pack_all_turned(dtype, packing);
+    else
+        pack_straight(dtype, packing);
 }
 
 static void pack_lanes(const npt_native_packing *packing, int64_t from, int64_t to)
 {
     const npt_native_operand *src = packing->src;
-    const int64_t width = packing->count;
-    float *dst = packing->dst;
     (void)from, (void)to;
-    if (src->k_inside)
-        for (int64_t i = 0; i < width; i += LANES) {
-            const int64_t panel = i - i % (2 * LANES);
-            const int64_t stride = width - panel > LANES ? 2 * LANES : LANES;
-            pack_turned(src, packing->first + i, stride, packing->k0, packing->depth,
-                        dst + panel * NPT_NATIVE_DEPTH + (i - panel));
-        }
-    else if (src->dtype == NPT_F32)
-        pack_straight(NPT_F32, packing);
+    if (src->dtype == NPT_F32)
+        pack_dtype(NPT_F32, packing);
     else if (src->dtype == NPT_F16)
-        pack_straight(NPT_F16, packing);
+        pack_dtype(NPT_F16, packing);
     else if (src->dtype == NPT_BF16)
-        pack_straight(NPT_BF16, packing);
-    else if (src->count % LANES == 0)
-        pack_straight(NPT_NF4, packing);
+        pack_dtype(NPT_BF16, packing);
+    else if (src->k_inside || src->count % LANES == 0)
+        pack_dtype(NPT_NF4, packing);
     else
         pack_nf4_any(packing);
 }
 
 /* ---- The tile ------------------------------------------------------------------------------ */
 
-enum { NEAR = 16 }; /* k between asking for lanes and using them */
-
-/* One k: every row's element times one or two vectors. */
-INLINE void tile_step(const int rows, const int vectors, const float *row, const float *lane,
-                      vf sum[MAX_ROWS][2])
+/* Some k: every row's element times one or two vectors. */
+INLINE void tile_steps(const int steps, const int rows, const int vectors, const float *row,
+                       const float *lane, vf sum[MAX_ROWS][2])
 {
-    vf right[2];
     UNROLLED
-    for (int v = 0; v < vectors; v++) {
-        right[v] = v_load(lane + v * LANES);
-        /* lanes mostly come from the second-level cache; a prefetch may point beyond them */
-        __builtin_prefetch(lane + NEAR * vectors * LANES + v * LANES, 0, 3);
-    }
-    UNROLLED
-    for (int r = 0; r < rows; r++) {
-        const vf left = v_set1(row[r * NPT_NATIVE_DEPTH]);
+    for (int k = 0; k < steps; k++, lane += vectors * LANES) {
+        vf right[2];
         UNROLLED
-        for (int v = 0; v < vectors; v++) sum[r][v] = v_fma(left, right[v], sum[r][v]);
+        for (int v = 0; v < vectors; v++) {
+            right[v] = v_load(lane + v * LANES);
+            /* where rows stay, lanes come from the second-level cache; a prefetch may point beyond
+             * them */
+            if (NEAR > 0) __builtin_prefetch(lane + (NEAR * vectors + v) * LANES, 0, 3);
+        }
+        UNROLLED
+        for (int r = 0; r < rows; r++) {
+            const vf left = v_set1(row[r * NPT_NATIVE_DEPTH + k]);
+            UNROLLED
+            for (int v = 0; v < vectors; v++) sum[r][v] = v_fma(left, right[v], sum[r][v]);
+        }
     }
 }
 
 INLINE void tile_of(const int rows, const int vectors, const npt_native_tile *tile)
 {
+    enum { STEPS = NPT_NATIVE_TILE_STEPS };
     const int width = vectors * LANES;
     npt_native_aside *const aside = tile->aside;
     const int64_t left = aside != NULL ? aside->line_end - aside->line : 0;
-    const int64_t quota =
-        left == 0 ? 0 : npt_min64(npt_min64(aside->tile_lines, tile->depth), left);
-    const int64_t every = quota > 0 ? tile->depth / quota : 0;
+    const int64_t quota = left == 0 ? 0 : npt_min64(aside->tile_lines, left);
+    const int64_t every = left == 0 ? 0 : aside->tile_every;
     const float *const row = tile->row, *const lane = tile->lane;
     int64_t k = 0;
     vf sum[MAX_ROWS][2];
@@ -247,11 +277,14 @@ INLINE void tile_of(const int rows, const int vectors, const npt_native_tile *ti
     NOT_UNROLLED
     for (int64_t l = 0; l < quota; l++) {
         __builtin_prefetch(*aside->line++, 0, 2);
-        for (const int64_t end = k + every; k < end; k++)
-            tile_step(rows, vectors, row + k, lane + k * width, sum);
+        for (const int64_t end = k + every; k < end; k += STEPS)
+            tile_steps(STEPS, rows, vectors, row + k, lane + k * width, sum);
     }
     NOT_UNROLLED
-    for (; k < tile->depth; k++) tile_step(rows, vectors, row + k, lane + k * width, sum);
+    for (; k + STEPS <= tile->depth; k += STEPS)
+        tile_steps(STEPS, rows, vectors, row + k, lane + k * width, sum);
+    NOT_UNROLLED
+    for (; k < tile->depth; k++) tile_steps(1, rows, vectors, row + k, lane + k * width, sum);
     UNROLLED
     for (int r = 0; r < rows; r++) {
         UNROLLED
@@ -328,8 +361,8 @@ static void store(const npt_native_store *piece)
 
 static void store_transposed(const npt_native_store *piece)
 {
-    for (int64_t r = 0; r < piece->rows; r += LANES)
-        for (int64_t i = 0; i < piece->lanes; i += LANES) {
+    for (int64_t i = 0; i < piece->lanes; i += LANES)
+        for (int64_t r = 0; r < piece->rows; r += LANES) {
             const int64_t valid = npt_min64(LANES, piece->rows - r);
             vf v[LANES];
             for (int64_t j = 0; j < LANES; j++)
