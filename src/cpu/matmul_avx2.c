@@ -11,7 +11,17 @@ typedef __m256 vf;
 typedef struct vtable {
     __m256 low, high; /* the scaled levels 0 … 7 and 8 … 15 */
 } vtable;
-enum { LANES = NPT_NATIVE_AVX2_LANES, MAX_ROWS = NPT_NATIVE_AVX2_ROWS, DOT_TOKENS = 2, NEAR = 0 };
+typedef struct vlevels {
+    __m256i bytes[4]; /* byte 0, 1, 2 and 3 of all levels, in both halves */
+} vlevels;
+enum {
+    LANES = NPT_NATIVE_AVX2_LANES,
+    MAX_ROWS = NPT_NATIVE_AVX2_ROWS,
+    DOT_TOKENS = 2,
+    SPREAD_TOKENS = 6,
+    NEAR = 0,
+    NF4_IN_ORDER = 1
+};
 #define FILL       npt_matmul_fill_avx2
 #define TILE_CASES TILE_CASE(2) TILE_CASE(4) TILE_CASE(6)
 
@@ -70,11 +80,56 @@ static inline vf v_from_nf4(const uint8_t *packed, vtable table)
     return v_lookup(table, _mm256_srlv_epi32(_mm256_set1_epi32(bytes), shift));
 }
 
-/* Of eight words nibble i. */
-static inline vf v_nibbles(const uint8_t *packed, int i, vtable table)
+static inline vlevels v_levels(const float *levels)
 {
-    const __m256i words = _mm256_loadu_si256((const __m256i *)packed);
-    return v_lookup(table, _mm256_srl_epi32(words, _mm_cvtsi32_si128(4 * i)));
+    const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m128i four[4], pair[4];
+    vlevels table;
+    UNROLLED
+    for (int i = 0; i < 4; i++)
+        four[i] = _mm_shuffle_epi8(_mm_castps_si128(_mm_loadu_ps(levels + 4 * i)), order);
+    UNROLLED
+    for (int i = 0; i < 2; i++) {
+        pair[i] = _mm_unpacklo_epi32(four[2 * i], four[2 * i + 1]);
+        pair[2 + i] = _mm_unpackhi_epi32(four[2 * i], four[2 * i + 1]);
+    }
+    UNROLLED
+    for (int i = 0; i < 4; i++) {
+        const __m128i low = pair[i / 2 * 2], high = pair[i / 2 * 2 + 1];
+        table.bytes[i] = _mm256_broadcastsi128_si256(i % 2 == 0 ? _mm_unpacklo_epi64(low, high)
+                                                                : _mm_unpackhi_epi64(low, high));
+    }
+    return table;
+}
+
+/* 32 levels by one index a byte: their bytes looked up one by one and put together, four of each
+ * half of the indices to a vector. */
+static inline void v_by_bytes(__m256i index, const vlevels *table, __m256 scale, vf v[4])
+{
+    __m256i byte[4], low[2], high[2];
+    UNROLLED
+    for (int i = 0; i < 4; i++) byte[i] = _mm256_shuffle_epi8(table->bytes[i], index);
+    UNROLLED
+    for (int i = 0; i < 2; i++) {
+        low[i] = _mm256_unpacklo_epi8(byte[2 * i], byte[2 * i + 1]);
+        high[i] = _mm256_unpackhi_epi8(byte[2 * i], byte[2 * i + 1]);
+    }
+    v[0] = _mm256_mul_ps(_mm256_castsi256_ps(_mm256_unpacklo_epi16(low[0], low[1])), scale);
+    v[1] = _mm256_mul_ps(_mm256_castsi256_ps(_mm256_unpackhi_epi16(low[0], low[1])), scale);
+    v[2] = _mm256_mul_ps(_mm256_castsi256_ps(_mm256_unpacklo_epi16(high[0], high[1])), scale);
+    v[3] = _mm256_mul_ps(_mm256_castsi256_ps(_mm256_unpackhi_epi16(high[0], high[1])), scale);
+}
+
+/* A block in byte order. 24 shuffles for 64 levels; looking up eight at a time, as v_lookup() does,
+ * took 1.6 times as long, putting them in their own order 1.4 times (Zen 3). */
+static inline void v_block(const uint8_t *packed, const vlevels *table, float absmax,
+                           vf v[64 / LANES])
+{
+    const __m256i bytes = _mm256_loadu_si256((const __m256i *)packed);
+    const __m256i nibble = _mm256_set1_epi8(15);
+    const __m256 scale = _mm256_set1_ps(absmax);
+    v_by_bytes(_mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble), table, scale, v);
+    v_by_bytes(_mm256_and_si256(bytes, nibble), table, scale, v + 4);
 }
 
 /* Eight halves in the low words of eight lanes; NaN replaced. */

@@ -12,11 +12,13 @@
 
 typedef __m512 vf;
 typedef __m512 vtable;
+typedef __m512 vlevels;
 enum {
     LANES = NPT_NATIVE_AVX512_LANES,
     MAX_ROWS = NPT_NATIVE_AVX512_ROWS,
     DOT_TOKENS = 4,
-    NEAR = 16
+    SPREAD_TOKENS = 8,
+    NEAR = 16,
 };
 #define FILL npt_matmul_fill_avx512
 #define TILE_CASES                                                                                 \
@@ -63,13 +65,23 @@ static inline vf v_from_nf4(const uint8_t *packed, vtable table)
     return _mm512_permutexvar_ps(sixteen_nibbles(packed), table);
 }
 
-/* Of eight words nibble i, then of the same words nibble i + 4. */
-static inline vf v_nibbles(const uint8_t *packed, int i, vtable table)
+static inline vlevels v_levels(const float *levels)
+{
+    return _mm512_loadu_ps(levels);
+}
+
+/* A block in nibble order: of eight words nibble i, then of the same words nibble i + 4. */
+static inline void v_block(const uint8_t *packed, const vlevels *levels, float absmax,
+                           vf v[64 / LANES])
 {
     const __m512i words = _mm512_broadcast_i32x8(_mm256_loadu_si256((const __m256i *)packed));
     const __m512i upper = _mm512_set_epi32(16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0);
-    const __m512i shift = _mm512_add_epi32(upper, _mm512_set1_epi32(4 * i));
-    return _mm512_permutexvar_ps(_mm512_srlv_epi32(words, shift), table);
+    const vtable table = _mm512_mul_ps(*levels, _mm512_set1_ps(absmax));
+    UNROLLED
+    for (int i = 0; i < 64 / LANES; i++) {
+        const __m512i shift = _mm512_add_epi32(upper, _mm512_set1_epi32(4 * i));
+        v[i] = _mm512_permutexvar_ps(_mm512_srlv_epi32(words, shift), table);
+    }
 }
 
 static inline void v_to_f16(uint16_t *p, vf v)

@@ -16,11 +16,12 @@ enum {
     SPREAD_COLUMNS = 256, /* widened at once, with SPREAD_ROWS of them in first-level cache */
     DOT_CHUNK = 64,       /* forward: rows of W of a task */
     PIECE = 1024,         /* forward: elements of a token that are widened in a task */
-    STRIPE = 1024,        /* dX: most columns of W of a task; four pages of F32 at a time */
-    PART = 256,           /* dX: fewest rows of W of a task */
-    TASKS = 16,           /* dX: k is cut where there would be fewer */
+    IN_PLACE_TOKENS = 4, /* dX: for more, rows that lie powers of two apart cost more than a copy */
+    STRIPE_BYTES = 4096, /* dX: of a row of W in a task: a page, which is visited once then */
+    STRIPE = 4096,       /* dX: most columns of W of a task */
+    PART = 256,          /* dX: fewest rows of W of a task */
+    TASKS = 16,          /* dX: k is cut where there would be fewer */
     APART = 32, /* between rows of buffers: the same places of all would meet in one cache set */
-    WIDTH = STRIPE + APART,
     ROW = SPREAD_COLUMNS + APART
 };
 
@@ -33,10 +34,12 @@ typedef struct npt_few_job {
     int64_t stride; /* forward: of the tokens, padded with zeros */
     float *tokens;  /* dX: [k][SPREAD_TOKENS] */
     bool one;       /* forward: one token, W as it is stored */
+    bool in_place;  /* W in F32 is read where it lies */
     bool placed;    /* k (dX: columns), 64 by 64, in the order of npt_native_place() */
     uint8_t place[64];
-    int64_t stripes, parts, part_rows;
-    float *sums; /* [parts][stripes][tokens][WIDTH] */
+    int64_t stripe, width, stripes; /* columns; floats from the sums of a token to the next */
+    int64_t parts, part_rows;
+    float *sums; /* [parts][stripes][tokens][width] */
 } npt_few_job;
 
 /* Scratch of a worker. */
@@ -45,6 +48,11 @@ typedef struct npt_few_buffers {
     float partial[DOT_ROWS][NPT_NATIVE_DOT_TOKENS][NPT_NATIVE_MAX_LANES];
     float sums[NPT_NATIVE_DOT_TOKENS][DOT_CHUNK];
 } npt_few_buffers;
+
+static int64_t bits_of(npt_dtype dtype)
+{
+    return dtype == NPT_NF4 ? 4 : dtype == NPT_F32 ? 32 : 16;
+}
 
 static npt_few_buffers *buffers_of(const npt_few_job *job, int worker)
 {
@@ -62,14 +70,14 @@ static const float *widen_rows(const npt_few_job *job, int64_t row, int64_t rows
                   there = npt_min64(rows, (w->k_inside ? w->count : w->depth) - row),
                   padded = npt_round_up(count, 2 * job->ops.lanes);
     *stride = length;
-    if (w->dtype == NPT_F32 && there == rows && count == padded)
+    if (w->dtype == NPT_F32 && there == rows && count == padded && job->in_place)
         return (const float *)w->data + row * length + first;
     for (int64_t r = 0; r < rows; r++) {
         const int64_t some = r < there ? count : 0;
         float *to = buffers->rows[r];
         if (some > 0)
-            (job->placed ? job->ops.widen_nibbles : job->ops.widen)(w, (row + r) * length + first,
-                                                                    some, to);
+            (job->placed ? job->ops.widen_blocks : job->ops.widen)(w, (row + r) * length + first,
+                                                                   some, to);
         memset(to + some, 0, (size_t)(padded - some) * sizeof(float));
     }
     *stride = ROW;
@@ -173,19 +181,19 @@ static void turn_tokens_task(void *context, int64_t index, int worker)
 
 static float *stripe_sums(const npt_few_job *job, int64_t part, int64_t stripe)
 {
-    return job->sums + (part * job->stripes + stripe) * job->desc->m * WIDTH;
+    return job->sums + (part * job->stripes + stripe) * job->desc->m * job->width;
 }
 
 static void spread_task(void *context, int64_t index, int worker)
 {
     const npt_few_job *job = context;
     const int64_t n = job->desc->n, m = job->desc->m, part = index / job->stripes,
-                  stripe = index % job->stripes, first = stripe * STRIPE,
-                  columns = npt_min64(STRIPE, n - first),
+                  stripe = index % job->stripes, first = stripe * job->stripe,
+                  columns = npt_min64(job->stripe, n - first),
                   end = npt_min64(job->desc->k, (part + 1) * job->part_rows);
     float *sums = stripe_sums(job, part, stripe);
     npt_few_buffers *buffers = buffers_of(job, worker);
-    memset(sums, 0, (size_t)(m * WIDTH) * sizeof(float));
+    memset(sums, 0, (size_t)(m * job->width) * sizeof(float));
     for (int64_t row = part * job->part_rows; row < end; row += SPREAD_ROWS)
         for (int64_t column = 0; column < columns; column += SPREAD_COLUMNS) {
             const int64_t some = npt_min64(SPREAD_COLUMNS, columns - column);
@@ -195,8 +203,14 @@ static void spread_task(void *context, int64_t index, int worker)
                                       .x = job->tokens + row * NPT_NATIVE_SPREAD_TOKENS,
                                       .sums = sums + column,
                                       .x_stride = NPT_NATIVE_SPREAD_TOKENS,
-                                      .sums_stride = WIDTH};
+                                      .sums_stride = job->width};
             work.w = widen_rows(job, row, work.rows, first + column, some, buffers, &work.w_stride);
+            if (work.w_stride == ROW && row + 2 * SPREAD_ROWS <= end) {
+                work.ahead_bits = bits_of(job->w.dtype);
+                work.ahead_stride = n * work.ahead_bits / 8;
+                work.ahead = (const char *)job->w.data + (row + SPREAD_ROWS) * work.ahead_stride +
+                             (first + column) * work.ahead_bits / 8;
+            }
             job->ops.spread(&work);
         }
 }
@@ -205,20 +219,20 @@ static void store_task(void *context, int64_t index, int worker)
 {
     const npt_few_job *job = context;
     const npt_matmul_desc *desc = job->desc;
-    const int64_t first = index * STRIPE;
+    const int64_t first = index * job->stripe;
     float *sums = stripe_sums(job, 0, index);
     (void)worker;
     for (int64_t part = 1; part < job->parts; part++) {
         const float *more = stripe_sums(job, part, index);
-        for (int64_t i = 0; i < desc->m * WIDTH; i++) sums[i] += more[i];
+        for (int64_t i = 0; i < desc->m * job->width; i++) sums[i] += more[i];
     }
     for (int64_t t = 0; job->placed && t < desc->m; t++)
-        put_in_place(job, sums + t * WIDTH, STRIPE, true);
+        put_in_place(job, sums + t * job->width, job->stripe, true);
     const npt_native_store piece = {
         .sums = sums,
         .rows = desc->m,
-        .width = WIDTH,
-        .lanes = npt_min64(STRIPE, desc->n - first),
+        .width = job->width,
+        .lanes = npt_min64(job->stripe, desc->n - first),
         .c = (char *)job->args->c + (size_t)first * npt_dtype_bytes(desc->c),
         .stride = desc->n,
         .dtype = desc->c,
@@ -233,9 +247,12 @@ static void store_task(void *context, int64_t index, int worker)
 /* What follows from the shape. */
 static npt_few_job job_for(const npt_matmul_desc *desc)
 {
+    const int64_t whole = npt_min64(STRIPE, STRIPE_BYTES * 8 / bits_of(desc->w));
     npt_few_job job = {.desc = desc,
                        .stride = npt_round_up(desc->k, 2 * NPT_NATIVE_MAX_LANES),
-                       .stripes = npt_parts(desc->n, STRIPE)};
+                       .stripe = npt_min64(whole, npt_round_up(desc->n, 64))};
+    job.width = job.stripe + APART;
+    job.stripes = npt_parts(desc->n, job.stripe);
     const int64_t wanted = npt_parts(TASKS, job.stripes), most = npt_parts(desc->k, PART);
     job.part_rows = npt_round_up(npt_parts(desc->k, npt_min64(wanted, most)), SPREAD_ROWS);
     job.parts = npt_parts(desc->k, job.part_rows);
@@ -253,7 +270,7 @@ void npt_matmul_few_plan(const npt_matmul_desc *desc, size_t *worker_bytes, size
     const npt_few_job job = job_for(desc);
     const int64_t floats = desc->trans_w ? desc->m * job.stride
                                          : job.stride * NPT_NATIVE_SPREAD_TOKENS +
-                                               job.parts * job.stripes * desc->m * WIDTH;
+                                               job.parts * job.stripes * desc->m * job.width;
     *worker_bytes = sizeof(npt_few_buffers);
     *shared_bytes = (size_t)floats * sizeof(float);
 }
@@ -269,6 +286,7 @@ void npt_matmul_few_run(const npt_matmul_desc *desc, const npt_matmul_args *args
     job.w = npt_native_operand_w(desc, args);
     const bool whole = (desc->trans_w ? desc->k : desc->n) % 64 == 0;
     job.one = desc->trans_w && desc->m == 1 && whole;
+    job.in_place = desc->trans_w || desc->m <= IN_PLACE_TOKENS;
     job.placed = whole && (desc->w == NPT_NF4 || (desc->w == NPT_BF16 && job.one));
     for (int i = 0; i < 64; i++) job.place[i] = (uint8_t)npt_native_place(desc->w, ops->lanes, i);
     job.tokens = (float *)(void *)scratch->shared;

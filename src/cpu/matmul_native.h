@@ -85,13 +85,15 @@ static inline int64_t npt_native_unit_lanes(npt_dtype dtype)
 }
 
 /* Where element i of 64 stands in the order in which W comes apart most cheaply into vectors of so
- * many lanes. NF4, nibble order: a vector is one nibble each of the eight words of a block, the
- * first element of a byte being its upper nibble; of 16 lanes, of two nibbles. BF16, pair order: of
- * each 2 × lanes elements those of even place, then those of odd. */
+ * many lanes, the first element of a byte of NF4 being its upper nibble. NF4 in vectors of 16,
+ * nibble order: a vector is two nibbles each of the eight words of a block. In vectors of 8, byte
+ * order: four bytes each of both halves of a block, first all upper nibbles, then all lower ones.
+ * BF16, pair order: of each 2 × lanes elements those of even place, then those of odd. */
 static inline int64_t npt_native_place(npt_dtype dtype, int64_t lanes, int64_t i)
 {
-    const int64_t vectors = 64 / lanes, nibble = i % 8 ^ 1, pair = i % (2 * lanes);
-    if (dtype == NPT_NF4) return nibble % vectors * lanes + nibble / vectors * 8 + i / 8;
+    const int64_t nibble = i % 8 ^ 1, byte = i / 2, pair = i % (2 * lanes);
+    if (dtype == NPT_NF4 && lanes == 16) return nibble % 4 * 16 + nibble / 4 * 8 + i / 8;
+    if (dtype == NPT_NF4) return i % 2 * 32 + byte % 16 / 4 * 8 + byte / 16 * 4 + byte % 4;
     return dtype == NPT_BF16 ? i - pair + pair % 2 * lanes + pair / 2 : i;
 }
 
@@ -158,6 +160,8 @@ typedef struct npt_native_spread {
     const float *w, *x;
     float *sums;
     int64_t w_stride, x_stride, sums_stride;
+    const char *ahead; /* rows that come next, as they are stored, are asked for; or NULL */
+    int64_t ahead_stride, ahead_bits; /* bytes from row to row; bits of an element */
 } npt_native_spread;
 
 /* The first half is plain numbers, which a plan needs on any CPU; the fillers, compiled for their
@@ -177,8 +181,8 @@ typedef struct npt_native_ops {
     void (*end)(void);
     /* `count` elements from flat index `index`. */
     void (*widen)(const npt_native_operand *src, int64_t index, int64_t count, float *dst);
-    /* NF4, whole blocks, each in nibble order (npt_native_place()). */
-    void (*widen_nibbles)(const npt_native_operand *src, int64_t index, int64_t count, float *dst);
+    /* NF4, whole blocks, each in the order of npt_native_place(). */
+    void (*widen_blocks)(const npt_native_operand *src, int64_t index, int64_t count, float *dst);
     /* Units from … to-1 of a packing (all of it but where packs_ahead) into the form "rows"; */
     void (*pack_rows)(const npt_native_packing *packing, int64_t from, int64_t to);
     /* into panels of the form "lanes", all two vectors wide but for an odd last one, ops->lane_step

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The native matmul's inner loops, written once and compiled per instruction set. The including
- * file defines FILL, LANES, MAX_ROWS, TILE_CASES, DOT_TOKENS, NEAR (k between asking for lanes and
- * using them; 0: they stay in first-level cache); vf with v_zero(), v_set1(x),
- * v_load(p), v_store(p, v), v_fma(a, b, c), v_add(a, b), v_transpose(v[LANES]), v_from_f16(p),
- * v_from_bf16(p), v_to_f16(p, v), v_to_bf16(p, v); of 2 × LANES BF16 at once v_even_bf16(p) and
- * v_odd_bf16(p); and for NF4 vtable with v_table(levels, absmax) and v_from_nf4(packed, table),
- * and the vectors 0 … 64 / LANES - 1 of a block in nibble order, v_nibbles(packed, i, table).
- * No function here reads or writes past the elements it was given. */
+ * file defines FILL, LANES, MAX_ROWS, TILE_CASES, DOT_TOKENS, SPREAD_TOKENS, NEAR (k between asking
+ * for lanes and using them; 0: they stay in first-level cache); vf with v_zero(), v_set1(x),
+ * v_load(p), v_store(p, v), v_fma(a, b, c), v_add(a, b), v_transpose(v[LANES]),
+ * v_from_f16(p), v_from_bf16(p), v_to_f16(p, v), v_to_bf16(p, v); of 2 × LANES BF16 at once
+ * v_even_bf16(p) and v_odd_bf16(p); and for NF4 vtable with v_table(levels, absmax) and
+ * v_from_nf4(packed, table), vlevels with v_levels(levels) and v_block(packed, &levels, absmax,
+ * v[64 / LANES]), which gives a block in the order of npt_native_place(). No function here reads or
+ * writes past the elements it was given. */
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -33,6 +34,20 @@ static void widen_nf4_any(const npt_native_operand *src, int64_t index, int64_t 
     for (int64_t i = 0; i < count; i++, index++) {
         const unsigned byte = packed[index / 2];
         dst[i] = src->levels[index % 2 == 0 ? byte >> 4 : byte & 15u] * src->absmax[index / 64];
+    }
+}
+
+/* Whole blocks in the order of npt_native_place(). */
+static void widen_blocks(const npt_native_operand *src, int64_t index, int64_t count, float *dst)
+{
+    const uint8_t *packed = (const uint8_t *)src->data + index / 2;
+    const float *absmax = src->absmax + index / 64;
+    const vlevels levels = v_levels(src->levels);
+    for (int64_t i = 0; i < count; i += 64) {
+        vf v[64 / LANES];
+        v_block(packed + i / 2, &levels, *absmax++, v);
+        UNROLLED
+        for (int j = 0; j < 64 / LANES; j++) v_store(dst + i + j * LANES, v[j]);
     }
 }
 
@@ -73,19 +88,6 @@ static void widen(const npt_native_operand *src, int64_t index, int64_t count, f
     else
         for (int64_t i = 0; i < whole; i += LANES) v_store(dst + i, v_from_bf16(halves + i));
     if (whole < count) widen_tail(src->data, src->dtype, index + whole, count - whole, dst + whole);
-}
-
-/* Whole blocks in nibble order, in which a vector costs one shift and one lookup. */
-static void widen_nibbles(const npt_native_operand *src, int64_t index, int64_t count, float *dst)
-{
-    const uint8_t *packed = (const uint8_t *)src->data + index / 2;
-    const float *absmax = src->absmax + index / 64;
-    for (int64_t i = 0; i < count; i += 64) {
-        const vtable table = v_table(src->levels, *absmax++);
-        UNROLLED
-        for (int j = 0; j < 64 / LANES; j++)
-            v_store(dst + i + j * LANES, v_nibbles(packed + i / 2, j, table));
-    }
 }
 
 /* ---- Packing ------------------------------------------------------------------------------- */
@@ -427,6 +429,7 @@ INLINE void dot_one_of(const npt_dtype dtype, const int rows, const npt_native_o
     const float *const floats = (const float *)w->data + index;
     const uint16_t *const halves = (const uint16_t *)w->data + index;
     const uint8_t *const packed = (const uint8_t *)w->data + index / 2;
+    const vlevels levels = dtype == NPT_NF4 ? v_levels(w->levels) : (vlevels){0};
     vf sum[NPT_NATIVE_DOT_ROWS];
     UNROLLED
     for (int r = 0; r < rows; r++) sum[r] = v_zero();
@@ -434,8 +437,9 @@ INLINE void dot_one_of(const npt_dtype dtype, const int rows, const npt_native_o
         UNROLLED
         for (int r = 0; r < rows; r++) {
             const int64_t at = r * depth + k;
-            const vtable table =
-                dtype == NPT_NF4 ? v_table(w->levels, w->absmax[(index + at) / 64]) : (vtable){0};
+            vf block[64 / LANES];
+            if (dtype == NPT_NF4)
+                v_block(packed + at / 2, &levels, w->absmax[(index + at) / 64], block);
             UNROLLED
             for (int j = 0; j < 64; j += LANES) {
                 vf left;
@@ -444,7 +448,7 @@ INLINE void dot_one_of(const npt_dtype dtype, const int rows, const npt_native_o
                 else if (dtype == NPT_F16)
                     left = v_from_f16(halves + at + j);
                 else if (dtype == NPT_NF4)
-                    left = v_nibbles(packed + at / 2, j / LANES, table);
+                    left = block[j / LANES];
                 else if (j / LANES % 2 == 0)
                     left = v_even_bf16(halves + at + j);
                 else
@@ -482,13 +486,14 @@ static void dot_one(const npt_native_operand *w, int64_t index, int64_t rows, in
         dot_one_dtype(NPT_NF4, w, index, rows, depth, x, partial);
 }
 
-/* Sums of some tokens at one or two vectors of columns. */
+/* Sums of some tokens at one or two vectors of columns; meanwhile a line of as many rows from
+ * `ahead` on is asked for, if that is not NULL. */
 INLINE void spread_at(const int tokens, const int vectors, const npt_native_spread *work,
-                      int64_t column, int64_t token)
+                      int64_t column, int64_t token, const char *ahead)
 {
     const float *w = work->w + column, *x = work->x + token;
     float *const sums = work->sums + token * work->sums_stride + column;
-    vf sum[2 * DOT_TOKENS][2];
+    vf sum[SPREAD_TOKENS][2];
     UNROLLED
     for (int t = 0; t < tokens; t++) {
         UNROLLED
@@ -500,6 +505,10 @@ INLINE void spread_at(const int tokens, const int vectors, const npt_native_spre
         vf right[2];
         UNROLLED
         for (int v = 0; v < vectors; v++) right[v] = v_load(w + v * LANES);
+        if (ahead != NULL) {
+            __builtin_prefetch(ahead, 0, 2);
+            ahead += work->ahead_stride;
+        }
         UNROLLED
         for (int t = 0; t < tokens; t++) {
             const vf left = v_set1(x[t]);
@@ -517,11 +526,15 @@ INLINE void spread_at(const int tokens, const int vectors, const npt_native_spre
 
 INLINE void spread_columns(const int vectors, const npt_native_spread *work, int64_t column)
 {
-    enum { MOST = 2 * DOT_TOKENS };
+    const char *ahead = work->ahead == NULL ? NULL : work->ahead + column * work->ahead_bits / 8;
     int64_t t = 0;
-    for (; t + MOST <= work->tokens; t += MOST) spread_at(MOST, vectors, work, column, t);
-    for (; t + 2 <= work->tokens; t += 2) spread_at(2, vectors, work, column, t);
-    if (t < work->tokens) spread_at(1, vectors, work, column, t);
+    for (; t + SPREAD_TOKENS <= work->tokens; t += SPREAD_TOKENS, ahead = NULL)
+        spread_at(SPREAD_TOKENS, vectors, work, column, t, ahead);
+    for (; t + 4 <= work->tokens; t += 4, ahead = NULL)
+        spread_at(4, vectors, work, column, t, ahead);
+    for (; t + 2 <= work->tokens; t += 2, ahead = NULL)
+        spread_at(2, vectors, work, column, t, ahead);
+    if (t < work->tokens) spread_at(1, vectors, work, column, t, ahead);
 }
 
 static void spread(const npt_native_spread *work)
@@ -548,7 +561,7 @@ void FILL(npt_native_ops *ops)
     ops->tile = tile;
     ops->store = store;
     ops->store_transposed = store_transposed;
-    ops->widen_nibbles = widen_nibbles;
+    ops->widen_blocks = widen_blocks;
     ops->dot = dot;
     ops->dot_one = dot_one;
     ops->spread = spread;
