@@ -311,46 +311,48 @@ static void tile(const npt_native_tile *work)
 
 /* ---- Storing ------------------------------------------------------------------------------- */
 
-/* Up to LANES neighbours of one row of C; the one rounding. */
-INLINE void store_vector(const npt_native_store *piece, vf value, void *c, int64_t column,
-                         int64_t count)
+INLINE size_t element_bytes(const npt_native_store *piece)
 {
-    float lane[LANES] = {0};
-    uint16_t half[LANES];
-    if (piece->bias != NULL) {
-        memcpy(lane, piece->bias + column, (size_t)count * sizeof(float));
-        value = v_add(value, v_load(lane));
-    }
-    if (piece->accumulate) {
-        memcpy(lane, c, (size_t)count * sizeof(float));
-        value = v_add(value, v_load(lane));
-    }
-    if (piece->dtype == NPT_F32) {
-        v_store(lane, value);
-        memcpy(c, lane, (size_t)count * sizeof(float));
-        return;
-    }
-    if (piece->dtype == NPT_F16)
-        v_to_f16(half, value);
-    else
-        v_to_bf16(half, value);
-    memcpy(c, half, (size_t)count * sizeof(half[0]));
+    return piece->dtype == NPT_F32 ? sizeof(float) : sizeof(uint16_t);
 }
 
+/* LANES neighbours of one row of C; the one rounding. */
+INLINE void store_whole(const npt_native_store *piece, vf value, void *c, int64_t column)
+{
+    if (piece->bias != NULL) value = v_add(value, v_load(piece->bias + column));
+    if (piece->accumulate) value = v_add(value, v_load(c));
+    if (piece->dtype == NPT_F32)
+        v_store(c, value);
+    else if (piece->dtype == NPT_F16)
+        v_to_f16(c, value);
+    else
+        v_to_bf16(c, value);
+}
+
+/* Up to LANES: the same in buffers. */
 INLINE void store_some(const npt_native_store *piece, vf value, void *c, int64_t column,
                        int64_t count)
 {
-    /* the constant lets the copies become one instruction */
-    if (count >= LANES)
-        store_vector(piece, value, c, column, LANES);
-    else if (count > 0)
-        store_vector(piece, value, c, column, count);
+    float lane[LANES] = {0}, bias[LANES] = {0};
+    npt_native_store there = *piece;
+    if (count >= LANES) {
+        store_whole(piece, value, c, column);
+        return;
+    }
+    if (count <= 0) return;
+    const size_t size = (size_t)count * element_bytes(piece);
+    if (piece->bias != NULL) {
+        memcpy(bias, piece->bias + column, (size_t)count * sizeof(float));
+        there.bias = bias;
+    }
+    if (piece->accumulate) memcpy(lane, c, size);
+    store_whole(&there, value, lane, 0);
+    memcpy(c, lane, size);
 }
 
 static void *element(const npt_native_store *piece, int64_t row, int64_t column)
 {
-    const size_t bytes = piece->dtype == NPT_F32 ? sizeof(float) : sizeof(uint16_t);
-    return (char *)piece->c + (size_t)(row * piece->stride + column) * bytes;
+    return (char *)piece->c + (size_t)(row * piece->stride + column) * element_bytes(piece);
 }
 
 static void store(const npt_native_store *piece)
