@@ -5,9 +5,10 @@
 #   tests/bench/step.sh NPT [RIVAL.py]        TORCH_PYTHON=python with torch, else npt alone
 #
 # SHAPE="hidden inter layers heads kv_heads", TOKENS, ROUNDS, PRECISIONS (fp32 bf16 fp16 nf4), MODE
-# (end-to-end or layerwise), BATCH (rows of TOKENS), ACCUMULATE (batches a step) and THREADS change
-# what is measured. For npt: the median over the steps after the sixth, of the best round; for
-# PyTorch: the median its script prints, of the best round, times ACCUMULATE, which it cannot do.
+# (end-to-end or layerwise), BATCH (rows of TOKENS), ACCUMULATE (batches a step), THREADS, STEPS and
+# RIVAL_STEPS change what is measured. For npt: the median over STEPS steps, of the best round,
+# after six in which it weighs the regularizer besides; for PyTorch: the median its script prints,
+# of the best round, times ACCUMULATE, which it cannot do.
 set -euo pipefail
 npt=$1
 rival=${2:-}
@@ -18,6 +19,7 @@ mode=${MODE:-end-to-end}
 batch=${BATCH:-1}
 accumulate=${ACCUMULATE:-1}
 threads=${THREADS:-2}
+steps=${STEPS:-10}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -47,7 +49,7 @@ run_npt() {
     # shellcheck disable=SC2086
     "$npt" pretrain ${npt_flags[$1]} --model_name "$model" --dataset_name "$work/row.jsonl" \
         --max_length "$tokens" --batch_size "$batch" --gradient_accumulation_steps "$accumulate" \
-        --max_steps 16 --loss normalized --warmup_steps 0 --distill "$mode" \
+        --max_steps $((steps + 6)) --loss normalized --warmup_steps 0 --distill "$mode" \
         --threads "$threads" --log_steps 1 --output_dir "$out" >"$work/log" 2>&1
     local peak
     peak=$(grep -o 'peak [0-9.]* [MG]iB' "$work/log" | tail -n 1 |
@@ -64,7 +66,7 @@ run_torch() {
     # shellcheck disable=SC2086
     "$TORCH_PYTHON" "$rival" ${torch_flags[$1]} $extra --hidden "$hidden" --inter "$inter" \
         --layers "$layers" --heads "$heads" --kv "$kv" --seq "$tokens" --threads "$threads" \
-        --batch "$batch" 2>/dev/null |
+        --batch "$batch" --steps "${RIVAL_STEPS:-7}" 2>/dev/null |
         sed 's/.*"median_s": \([0-9.e-]*\),.*"peak_bytes": \([0-9]*\),.*/\1 \2/' |
         awk -v times="$accumulate" '{ print $1 * times, $2 / 1048576 }'
 }
