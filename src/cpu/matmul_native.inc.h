@@ -236,6 +236,11 @@ static void pack_lanes(const npt_native_packing *packing, int64_t from, int64_t 
 
 /* ---- The tile ------------------------------------------------------------------------------ */
 
+/* Limited by the FMA units, two a cycle, as long as what is read comes from the first-level cache;
+ * beside a busy neighbour of the core by the number of instructions: hence four k a round and one
+ * line asked for at a time. AVX2 on Zen 3, one thread: the loop alone 91 to 94 GFLOP/s of 95,
+ * whole products 75 to 82. */
+
 /* Some k: every row's element times one or two vectors. */
 INLINE void tile_steps(const int steps, const int rows, const int vectors, const float *row,
                        const float *lane, vf sum[MAX_ROWS][2])

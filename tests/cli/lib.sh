@@ -27,9 +27,9 @@ fi
 work=$(mktemp -d) || exit 99
 trap 'rm -rf "$work"' EXIT
 trap 'exit 99' HUP INT TERM
-# A hang is a failure too.
+# A hang is a failure too; a sanitizer on a slow machine is not one.
 limit=
-if command -v timeout >/dev/null 2>&1; then limit='timeout -k 5 60'; fi
+if command -v timeout >/dev/null 2>&1; then limit='timeout -k 5 600'; fi
 
 ok() {
     tap_count=$((tap_count + 1))
