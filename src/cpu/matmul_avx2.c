@@ -20,7 +20,6 @@ enum {
     DOT_TOKENS = 2,
     SPREAD_TOKENS = 6,
     NEAR = 0,
-    NF4_IN_ORDER = 1
 };
 #define FILL       npt_matmul_fill_avx2
 #define TILE_CASES TILE_CASE(2) TILE_CASE(4) TILE_CASE(6)
