@@ -4,6 +4,7 @@ libnptcore_la_SOURCES += \
   src/base/status.c \
   src/base/log.h \
   src/base/log.c \
+  src/base/asan.h \
   src/base/memory.h \
   src/base/memory.c \
   src/base/threads.h \

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "config.h"
 
+#include "base/asan.h"
 #include "base/memory.h"
 
 #include <stdarg.h>
@@ -28,22 +29,10 @@ enum { ALIGNMENT = 64, PAGE = 4096 };
 
 /* Under AddressSanitizer whatever is not handed out is poisoned, with a gap after each block, so
  * that a write past a block is seen although the chunk goes on. */
-#if defined(__SANITIZE_ADDRESS__)
-#define NPT_HAVE_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define NPT_HAVE_ASAN 1
-#endif
-#endif
 #ifdef NPT_HAVE_ASAN
-#include <sanitizer/asan_interface.h>
 enum { GAP = ALIGNMENT };
-#define HIDE(start, bytes) __asan_poison_memory_region((start), (bytes))
-#define SHOW(start, bytes) __asan_unpoison_memory_region((start), (bytes))
 #else
 enum { GAP = 0 };
-#define HIDE(start, bytes) ((void)(start), (void)(bytes))
-#define SHOW(start, bytes) ((void)(start), (void)(bytes))
 #endif
 
 typedef struct npt_chunk {
@@ -204,14 +193,14 @@ static npt_status chunk_init(npt_chunk *chunk, size_t bytes)
     npt_memory_walk(chunk->data, size);
     chunk->size = size;
     chunk->used = 0;
-    HIDE(chunk->data, size);
+    NPT_ASAN_HIDE(chunk->data, size);
     return NPT_OK;
 }
 
 static void chunks_free(npt_arena *arena)
 {
     for (size_t i = 0; i < arena->chunk_count; i++) {
-        SHOW(arena->chunks[i].data, arena->chunks[i].size);
+        NPT_ASAN_SHOW(arena->chunks[i].data, arena->chunks[i].size);
         free(arena->chunks[i].data);
     }
     arena->chunk_count = arena->current = 0;
@@ -280,7 +269,7 @@ void *npt_arena_alloc(npt_arena *arena, npt_memory_tag tag, size_t count, size_t
     unsigned char *data = chunk->data + chunk->used;
     chunk->used += room;
     count_block(arena, tag, bytes);
-    SHOW(data, bytes);
+    NPT_ASAN_SHOW(data, bytes);
     return data;
 }
 
@@ -320,7 +309,7 @@ void npt_arena_rewind(npt_arena *arena, npt_arena_mark mark)
         if (last->chunk < mark.chunk || (last->chunk == mark.chunk && last->start < mark.used))
             break;
         npt_chunk *chunk = &arena->chunks[last->chunk];
-        HIDE(chunk->data + last->start, last->bytes);
+        NPT_ASAN_HIDE(chunk->data + last->start, last->bytes);
         chunk->used = last->start;
         arena->live -= last->bytes;
         arena->tag_live[last->tag] -= last->bytes;

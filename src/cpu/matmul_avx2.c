@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "config.h"
 
+#include "base/asan.h"
 #include "cpu/matmul_native.h"
 
 #include <immintrin.h>

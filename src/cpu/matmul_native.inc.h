@@ -242,8 +242,8 @@ static void pack_lanes(const npt_native_packing *packing, int64_t from, int64_t 
  * whole products 75 to 82. */
 
 /* Some k: every row's element times one or two vectors. */
-INLINE void tile_steps(const int steps, const int rows, const int vectors, const float *row,
-                       const float *lane, vf sum[MAX_ROWS][2])
+INLINE NPT_ASAN_UNCHECKED void tile_steps(const int steps, const int rows, const int vectors,
+                                          const float *row, const float *lane, vf sum[MAX_ROWS][2])
 {
     UNROLLED
     for (int k = 0; k < steps; k++, lane += vectors * LANES) {
@@ -264,7 +264,8 @@ INLINE void tile_steps(const int steps, const int rows, const int vectors, const
     }
 }
 
-INLINE void tile_of(const int rows, const int vectors, const npt_native_tile *tile)
+INLINE NPT_ASAN_UNCHECKED void tile_of(const int rows, const int vectors,
+                                       const npt_native_tile *tile)
 {
     enum { STEPS = NPT_NATIVE_TILE_STEPS };
     const int width = vectors * LANES;
@@ -307,11 +308,21 @@ INLINE void tile_of(const int rows, const int vectors, const npt_native_tile *ti
             tile_of(count, 1, work);                                                               \
         break;
 
-static void tile(const npt_native_tile *work)
+NPT_ASAN_UNCHECKED static void tile_by_rows(const npt_native_tile *work)
 {
     switch (work->rows) {
         TILE_CASES
     }
+}
+
+static void tile(const npt_native_tile *work)
+{
+    const size_t depth = (size_t)work->depth, width = (size_t)work->vectors * LANES;
+    for (int r = 0; r < work->rows; r++)
+        npt_asan_check((const float *)work->row + r * NPT_NATIVE_DEPTH, depth * sizeof(float));
+    npt_asan_check(work->lane, depth * width * sizeof(float));
+    npt_asan_check(work->sums, (size_t)work->rows * width * sizeof(float));
+    tile_by_rows(work);
 }
 
 /* ---- Storing ------------------------------------------------------------------------------- */
