@@ -19,6 +19,7 @@ enum {
     LANES = NPT_NATIVE_AVX2_LANES,
     MAX_ROWS = NPT_NATIVE_AVX2_ROWS,
     DOT_TOKENS = 2,
+    NF4_ROWS = 1,
     SPREAD_TOKENS = 6,
     NEAR = 0,
 };

@@ -33,7 +33,7 @@ typedef struct npt_few_job {
     npt_native_operand a, w;
     int64_t stride; /* forward: of the tokens, padded with zeros */
     float *tokens;  /* dX: [k][SPREAD_TOKENS] */
-    bool one;       /* forward: one token, W as it is stored */
+    bool one;       /* one token, W as it is stored */
     bool in_place;  /* W in F32 is read where it lies */
     bool placed;    /* k (dX: columns), 64 by 64, in the order of npt_native_place() */
     uint8_t place[64];
@@ -194,6 +194,12 @@ static void spread_task(void *context, int64_t index, int worker)
     float *sums = stripe_sums(job, part, stripe);
     npt_few_buffers *buffers = buffers_of(job, worker);
     memset(sums, 0, (size_t)(m * job->width) * sizeof(float));
+    if (job->one) {
+        const int64_t row = part * job->part_rows;
+        job->ops.spread_one(&job->w, row * n + first, end - row, columns,
+                            job->tokens + row * NPT_NATIVE_SPREAD_TOKENS, sums);
+        return;
+    }
     for (int64_t row = part * job->part_rows; row < end; row += SPREAD_ROWS)
         for (int64_t column = 0; column < columns; column += SPREAD_COLUMNS) {
             const int64_t some = npt_min64(SPREAD_COLUMNS, columns - column);
@@ -285,7 +291,7 @@ void npt_matmul_few_run(const npt_matmul_desc *desc, const npt_matmul_args *args
     job.a = npt_native_operand_a(desc, args);
     job.w = npt_native_operand_w(desc, args);
     const bool whole = (desc->trans_w ? desc->k : desc->n) % 64 == 0;
-    job.one = desc->trans_w && desc->m == 1 && whole;
+    job.one = desc->m == 1 && whole;
     job.in_place = desc->trans_w || desc->m <= IN_PLACE_TOKENS;
     job.placed = whole && (desc->w == NPT_NF4 || (desc->w == NPT_BF16 && job.one));
     for (int i = 0; i < 64; i++) job.place[i] = (uint8_t)npt_native_place(desc->w, ops->lanes, i);

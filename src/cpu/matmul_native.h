@@ -206,6 +206,11 @@ typedef struct npt_native_ops {
                     const float *x, float *partial);
     float (*sum_lanes)(const float *partial); /* in fixed order */
     void (*spread)(const npt_native_spread *work);
+    /* One token: sums[column] += w[index + row·w.count + column] · x[row·SPREAD_TOKENS], rows of W
+     * as they are stored; sums in the order of npt_native_place(); width, and for NF4 index and
+     * w.count, are multiples of 64. */
+    void (*spread_one)(const npt_native_operand *w, int64_t index, int64_t rows, int64_t width,
+                       const float *x, float *sums);
 } npt_native_ops;
 
 void npt_matmul_fill_avx2(npt_native_ops *ops);

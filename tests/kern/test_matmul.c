@@ -257,6 +257,7 @@ static const int64_t shapes[][3] = {
     {12, 1088, 520}, {16, 1100, 600}, {3, 2113, 300}, /* stripes and parts of dX */
     {33, 257, 16},   {520, 9, 16},    {14, 28, 256},  {1, 64, 320},  {7, 5, 1030},
     {1, 67, 1088},   {1, 2, 64},      {3, 6, 1088}, /* W as it is stored, rows left over */
+    {1, 4160, 35},   {1, 192, 531},                 /* the same in stripes and parts of dX */
 };
 
 static const npt_dtype floats[] = {NPT_F32, NPT_F16, NPT_BF16};
