@@ -122,7 +122,9 @@ static int add_routes(json_t *root, const npt_setup *setup, const npt_backends_o
     char policy[POLICY_BYTES];
     npt_products products;
     json_t *list = json_array();
-    npt_products_list(model, &setup->policy, options->tokens, options->adapter_rank, &products);
+    npt_products_list(model, &setup->policy,
+                      &(npt_products_run){.tokens = options->tokens, .rank = options->adapter_rank},
+                      &products);
     for (size_t i = 0; i < products.count; i++)
         json_array_append_new(list, product_json(setup->exec, &products.list[i]));
     npt_policy_describe(&setup->policy, policy, sizeof policy);
@@ -248,8 +250,9 @@ static npt_status calibrate_model(npt_exec *exec, const npt_model *model, const 
     for (int i = 0; i < TOKEN_CHOICES; i++) {
         const int64_t most = calibrated_tokens[i];
         if (i > 0 && o->tokens < most) break;
-        npt_products_list(model, policy, o->tokens < most ? o->tokens : most, o->adapter_rank,
-                          &products);
+        const npt_products_run run = {.tokens = o->tokens < most ? o->tokens : most,
+                                      .rank = o->adapter_rank};
+        npt_products_list(model, policy, &run, &products);
         NPT_TRY(npt_calibration_measure(exec, &products, o->seconds / TOKEN_CHOICES, routes));
     }
     return NPT_OK;

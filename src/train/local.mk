@@ -20,6 +20,8 @@ libnptcore_la_SOURCES += \
   src/train/distill.h \
   src/train/distill_run.h \
   src/train/evaluate.c \
+  src/train/forecast.c \
+  src/train/forecast.h \
   src/train/loader.c \
   src/train/loader.h \
   src/train/meter.c \

@@ -71,26 +71,23 @@ static void backward(lister *l, const char *name, int64_t times, int64_t rows, i
                           .accumulate = where == LATER});
 }
 
-static void list_frozen(lister *l, const npt_config *c)
+static void list_frozen(lister *l, const npt_config *c, const npt_passes *n)
 {
     const int64_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
-    const int64_t both = 2 * c->layers;    /* teacher and student */
-    const int64_t through = c->layers - 1; /* nothing is wanted below the first adapter */
-    /* the first block's attention is the same for both, and done once */
-    forward(l, "q", both - 1, q, c->hidden, c->qkv_bias);
-    forward(l, "k", both - 1, kv, c->hidden, c->qkv_bias);
-    forward(l, "v", both - 1, kv, c->hidden, c->qkv_bias);
-    forward(l, "o", both - 1, c->hidden, q, c->o_bias);
-    forward(l, "gate", both, c->inter, c->hidden, c->mlp_bias);
-    forward(l, "up", both, c->inter, c->hidden, c->mlp_bias);
-    forward(l, "down", both, c->hidden, c->inter, c->mlp_bias);
-    backward(l, "down", c->layers, c->hidden, c->inter, ALONE);
-    backward(l, "gate", through, c->inter, c->hidden, FIRST);
-    backward(l, "up", through, c->inter, c->hidden, LATER);
-    backward(l, "o", through, c->hidden, q, ALONE);
-    backward(l, "q", through, q, c->hidden, FIRST);
-    backward(l, "k", through, kv, c->hidden, LATER);
-    backward(l, "v", through, kv, c->hidden, LATER);
+    forward(l, "q", n->attention, q, c->hidden, c->qkv_bias);
+    forward(l, "k", n->attention, kv, c->hidden, c->qkv_bias);
+    forward(l, "v", n->attention, kv, c->hidden, c->qkv_bias);
+    forward(l, "o", n->attention, c->hidden, q, c->o_bias);
+    forward(l, "gate", n->mlp, c->inter, c->hidden, c->mlp_bias);
+    forward(l, "up", n->mlp, c->inter, c->hidden, c->mlp_bias);
+    forward(l, "down", n->mlp, c->hidden, c->inter, c->mlp_bias);
+    backward(l, "down", n->down_back, c->hidden, c->inter, ALONE);
+    backward(l, "gate", n->back, c->inter, c->hidden, FIRST);
+    backward(l, "up", n->back, c->inter, c->hidden, LATER);
+    backward(l, "o", n->back, c->hidden, q, ALONE);
+    backward(l, "q", n->back, q, c->hidden, FIRST);
+    backward(l, "k", n->back, kv, c->hidden, LATER);
+    backward(l, "v", n->back, kv, c->hidden, LATER);
 }
 
 /* ---- Adapters ---- */
@@ -134,15 +131,41 @@ static void adapter_gradient(lister *l, const char *name, int64_t times, int64_t
 }
 
 /* B_add and B_mult have no product forward: the gate's kernel multiplies with them. */
-static void list_adapters(lister *l, const npt_config *c)
+static void list_adapters(lister *l, const npt_config *c, const npt_passes *n,
+                          npt_modulation modulation, int64_t forward_times)
 {
-    adapter_forward(l, "A_proj", c->layers, l->rank, c->hidden);
-    adapter_gradient(l, "B_add", c->layers, c->inter, l->rank);
-    adapter_gradient(l, "B_mult", c->layers, c->inter, l->rank);
-    adapter_backward(l, "B_add", c->layers, c->inter, l->rank, NPT_F32, false);
-    adapter_backward(l, "B_mult", c->layers, c->inter, l->rank, NPT_F32, true);
-    adapter_gradient(l, "A_proj", c->layers, l->rank, c->hidden);
-    adapter_backward(l, "A_proj", c->layers - 1, l->rank, c->hidden, l->adapter, false);
+    const int64_t add = modulation == NPT_MODULATION_MULTIPLICATIVE ? 0 : n->adapters,
+                  mult = modulation == NPT_MODULATION_ADDITIVE ? 0 : n->adapters;
+    adapter_forward(l, "A_proj", forward_times, l->rank, c->hidden);
+    adapter_gradient(l, "B_add", add, c->inter, l->rank);
+    adapter_gradient(l, "B_mult", mult, c->inter, l->rank);
+    adapter_backward(l, "B_add", add, c->inter, l->rank, NPT_F32, false);
+    adapter_backward(l, "B_mult", mult, c->inter, l->rank, NPT_F32, add > 0);
+    adapter_gradient(l, "A_proj", n->adapters, l->rank, c->hidden);
+    adapter_backward(l, "A_proj", n->adapters_back, l->rank, c->hidden, l->adapter, false);
+}
+
+/* Layer by layer as run_blocks() of distill.c goes, and back as segment_backward() does. */
+npt_passes npt_products_passes(const npt_config *config, const npt_products_run *run)
+{
+    npt_passes n = {0};
+    bool differs = false; /* the student's h from the teacher's, after the block before */
+    for (int64_t layer = 0; layer < config->layers; layer++) {
+        const bool shared = !differs || run->distill == NPT_DISTILL_LAYERWISE;
+        const bool active = run->active == NULL || run->active[layer];
+        differs = active || !shared;
+        n.attention += shared ? 1 : 2;
+        n.mlp += differs ? 2 : 1;
+        n.down_back += differs;
+        n.back += !shared;
+        n.adapters += active;
+        n.adapters_back += active && !shared;
+    }
+    if (run->again && run->distill != NPT_DISTILL_LAYERWISE) {
+        n.attention += n.down_back;
+        n.mlp += n.down_back;
+    }
+    return n;
 }
 
 /* As model.c holds them: F32 may stay in the file's bytes. */
@@ -153,18 +176,31 @@ static npt_dtype held_dtype(const npt_model *model, const npt_policy *policy)
     return wanted == NPT_F32 && npt_dtype_is_float(model->file_dtype) ? model->file_dtype : wanted;
 }
 
-void npt_products_list(const npt_model *model, const npt_policy *policy, int64_t tokens,
-                       int64_t rank, npt_products *products)
+void npt_products_list(const npt_model *model, const npt_policy *policy,
+                       const npt_products_run *run, npt_products *products)
 {
     const npt_dtype *dtype = policy->dtype;
     const bool casts = dtype[NPT_ROLE_COMPUTE] != dtype[NPT_ROLE_ACT]; /* R4 */
-    lister l = {.products = products, .tokens = tokens, .rank = rank};
+    const npt_passes passes = npt_products_passes(&model->config, run);
+    lister l = {.products = products, .tokens = run->tokens, .rank = run->rank};
     products->count = 0;
     l.act = dtype[NPT_ROLE_ACT];
     l.adapter = dtype[NPT_ROLE_ADAPTER];
     l.operand = dtype[NPT_ROLE_COMPUTE];
     l.adapter_operand = casts ? dtype[NPT_ROLE_COMPUTE] : dtype[NPT_ROLE_ADAPTER];
     l.weight = held_dtype(model, policy);
-    list_frozen(&l, &model->config);
-    list_adapters(&l, &model->config);
+    const bool twice = run->again && run->distill != NPT_DISTILL_LAYERWISE;
+    list_frozen(&l, &model->config, &passes);
+    list_adapters(&l, &model->config, &passes, run->modulation, (twice ? 2 : 1) * passes.adapters);
+}
+
+double npt_products_flops(const npt_products *products)
+{
+    double flops = 0;
+    for (size_t i = 0; i < products->count; i++) {
+        const npt_product *p = &products->list[i];
+        flops +=
+            2.0 * (double)p->per_step * (double)p->desc.m * (double)p->desc.n * (double)p->desc.k;
+    }
+    return flops;
 }

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "files/files.h"
 #include "train/describe.h"
+#include "train/forecast.h"
 #include "train/options.h"
 
 /* npt_pretrain(): from options to checkpoints. The state in a checkpoint is always that of a step
@@ -293,6 +294,9 @@ static npt_status describe_dry_run(const npt_trainer *t)
             " rows; nothing was read or written",
             t->state.total_steps, o->batch_size, o->gradient_accumulation_steps);
     npt_budget_log_table(&t->budget, o);
+    npt_forecast forecast;
+    npt_forecast_make(&forecast, t);
+    npt_forecast_log(&forecast, t);
     return NPT_OK;
 }
 

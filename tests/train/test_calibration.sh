@@ -16,6 +16,12 @@ run pretrain $flags --max_steps 2 --output_dir "$work/plain"
 passes 'a run without a calibration'
 is_true 'it records that there was none' [ "$(digest "$work/plain")" = none ]
 
+# shellcheck disable=SC2086
+run pretrain $flags --max_steps 2 --dry_run
+says 'a dry run says how much work a step is' err 'work: [0-9.]+ GFLOP a step in products'
+says 'product by product' err 'product: down, dx: [0-9]+ x \[16 x '
+says 'and how the time can be known' err 'time: not known.*npt backends --calibrate'
+
 run backends --calibrate --seconds 0.02 --threads 1 --model_name "$NPT_DATADIR/tiny-llama" \
     --tokens 16
 passes 'a calibration'
@@ -27,6 +33,10 @@ if ! grep -q '"backend"' "$file"; then
     skip 'routes' 'this build has one backend for everything'
     finish
 fi
+# shellcheck disable=SC2086
+run pretrain $flags --max_steps 2 --dry_run
+says 'a dry run says how long a step takes' err 'time: at least [0-9.e-]+ s a step: products'
+
 # Whatever was measured: all to the reference, so that routes do differ.
 sed 's/"backend": "[a-z0-9_]*"/"backend": "reference"/' "$file" >"$file.new"
 mv "$file.new" "$file"

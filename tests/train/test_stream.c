@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "train/budget.h"
+#include "train/forecast.h"
 #include "train/trainer.h"
 #include "unit/temp_dir.h"
 
@@ -379,6 +380,26 @@ static void check_peaks(const npt_trainer *t)
                 (double)t->budget.boundaries < 1.05 * (double)boundaries);
 }
 
+/* Rows are as long as they may be, so the forecast is what two steps multiply. */
+static void check_forecast(npt_trainer *t, const npt_tally *tally)
+{
+    npt_forecast f;
+    npt_forecast_make(&f, t);
+    assert_int_equal(tally->dropped, 0);
+    assert_int_equal(tally->count, f.products.count);
+    for (size_t i = 0; i < tally->count; i++) {
+        const npt_tally_row *row = &tally->rows[i];
+        size_t p = 0;
+        while (p < f.products.count && !npt_matmul_desc_same(&row->desc, &f.products.list[p].desc))
+            p++;
+        assert_true(p < f.products.count);
+        if (row->count != 2 * f.micro_batches * f.products.list[p].per_step)
+            fail_msg("%s, %s: %d listed, %d made by two steps", f.products.list[p].name,
+                     f.products.list[p].pass, (int)(f.micro_batches * f.products.list[p].per_step),
+                     (int)row->count);
+    }
+}
+
 static void activations_are_what_the_budget_says(void **state)
 {
     (void)state;
@@ -408,8 +429,14 @@ static void activations_are_what_the_budget_says(void **state)
                      (unsigned long long)t.budget.total,
                      (unsigned long long)t.options.memory_limit);
         assert_int_equal(npt_trainer_open_data(&t), NPT_OK);
+        npt_tally *tally = calloc(1, sizeof *tally);
+        assert_non_null(tally);
+        npt_exec_tally(t.setup.exec, tally);
         if (npt_trainer_load(&t, false) != NPT_OK || step_twice(&t) != NPT_OK)
             fail_msg("%s", npt_error_message());
+        npt_exec_tally(t.setup.exec, NULL);
+        check_forecast(&t, tally);
+        free(tally);
         check_peaks(&t);
         if (npt_exec_scratch_bytes(t.setup.exec) > t.budget.scratch)
             fail_msg("case %zu: scratch of %zu bytes, the budget said %zu", i,

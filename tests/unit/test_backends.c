@@ -74,13 +74,13 @@ static npt_setup open_setup(const char *path, const npt_precision_options *preci
 }
 
 /* One micro-batch, forward and backward, as training does it. */
-static void run_step(npt_setup *setup)
+static void run_step_of(npt_setup *setup, const npt_adapters_options *options, npt_distill distill)
 {
     static const int64_t offsets[] = {0, 2, TOKENS};
     static const int32_t ids[TOKENS] = {1, 2, 3, 4, 5, 6}, positions[TOKENS] = {0, 1, 0, 1, 2, 3};
     const npt_batch batch = {2, TOKENS, 4, offsets, ids, positions};
-    const npt_adapters_options options = {.rank = RANK, .strength = 1, .seed = 1};
-    const npt_objective objective = {.loss = NPT_LOSS_NORMALIZED, .lambda = 1e-3};
+    const npt_objective objective = {
+        .distill = distill, .loss = NPT_LOSS_NORMALIZED, .lambda = 1e-3};
     const npt_distill_request request = {
         .batch = &batch, .backward = true, .distance_factor = 1, .regularizer_factor = 1};
     npt_arena *arena = npt_arena_create("run");
@@ -88,8 +88,8 @@ static void run_step(npt_setup *setup)
     npt_distiller distiller = {0};
     npt_distill_sums sums = {0};
     assert_non_null(arena);
-    if (npt_adapters_init(&adapters, &options, &setup->model->config, &setup->policy, arena,
-                          true) != NPT_OK ||
+    if (npt_adapters_init(&adapters, options, &setup->model->config, &setup->policy, arena, true) !=
+            NPT_OK ||
         npt_distiller_init(&distiller, setup->exec, setup->model, &setup->policy, &adapters,
                            &objective) != NPT_OK ||
         npt_model_load(setup->model, setup->exec, &setup->policy, distiller.student_sites) !=
@@ -98,6 +98,12 @@ static void run_step(npt_setup *setup)
         fail_msg("%s", npt_error_message());
     npt_distiller_fini(&distiller);
     npt_arena_destroy(arena);
+}
+
+static void run_step(npt_setup *setup)
+{
+    const npt_adapters_options options = {.rank = RANK, .strength = 1, .seed = 1};
+    run_step_of(setup, &options, NPT_DISTILL_END_TO_END);
 }
 
 static void expect_same_products(const char *path, const npt_precision_options *precision)
@@ -111,7 +117,8 @@ static void expect_same_products(const char *path, const npt_precision_options *
 
     npt_products products;
     setup = open_setup(path, precision);
-    npt_products_list(setup.model, &setup.policy, TOKENS, RANK, &products);
+    npt_products_list(setup.model, &setup.policy,
+                      &(npt_products_run){.tokens = TOKENS, .rank = RANK}, &products);
     npt_log_set(keep_line, &listed);
     for (size_t i = 0; i < products.count; i++)
         assert_non_null(npt_exec_choose(setup.exec, &products.list[i].desc));
@@ -155,6 +162,61 @@ static void the_list_is_what_a_step_multiplies(void **state)
     temp_dir_remove(top);
 }
 
+static void expect_same_counts(const char *path, const npt_adapters_options *options,
+                               npt_distill distill)
+{
+    const npt_precision_options precision = {0};
+    npt_setup setup = open_setup(path, &precision);
+    npt_tally *tally = calloc(1, sizeof *tally);
+    npt_products products;
+    bool active[3];
+    assert_non_null(tally);
+    npt_exec_tally(setup.exec, tally);
+    run_step_of(&setup, options, distill);
+    npt_exec_tally(setup.exec, NULL);
+    assert_int_equal(npt_layers_parse(options->layers, 3, active), NPT_OK);
+    npt_products_list(setup.model, &setup.policy,
+                      &(npt_products_run){.tokens = TOKENS,
+                                          .rank = RANK,
+                                          .active = active,
+                                          .modulation = options->modulation,
+                                          .distill = distill},
+                      &products);
+    assert_int_equal(products.count, tally->count);
+    for (size_t i = 0; i < products.count; i++) {
+        const npt_product *p = &products.list[i];
+        size_t row = 0;
+        while (row < tally->count && !npt_matmul_desc_same(&p->desc, &tally->rows[row].desc)) row++;
+        if (row == tally->count || tally->rows[row].count != p->per_step)
+            fail_msg("layers %s, modulation %d, distill %d: %s, %s: %d listed, %d made",
+                     options->layers, (int)options->modulation, (int)distill, p->name, p->pass,
+                     (int)p->per_step, row < tally->count ? (int)tally->rows[row].count : 0);
+    }
+    free(tally);
+    npt_setup_close(&setup);
+}
+
+static void the_list_counts_what_a_step_multiplies(void **state)
+{
+    static const char *const layers[] = {"all", "0", "1", "2", "0,2", "1-2"};
+    static const npt_modulation modulations[] = {NPT_MODULATION_BOTH, NPT_MODULATION_ADDITIVE,
+                                                 NPT_MODULATION_MULTIPLICATIVE};
+    (void)state;
+    char *top = temp_dir(), *path = make_model(top, "llama");
+    for (size_t l = 0; l < NPT_COUNT(layers); l++)
+        for (size_t m = 0; m < NPT_COUNT(modulations); m++) {
+            const npt_adapters_options options = {.rank = RANK,
+                                                  .strength = 1,
+                                                  .seed = 1,
+                                                  .layers = layers[l],
+                                                  .modulation = modulations[m]};
+            expect_same_counts(path, &options, NPT_DISTILL_END_TO_END);
+            expect_same_counts(path, &options, NPT_DISTILL_LAYERWISE);
+        }
+    npt_free(path);
+    temp_dir_remove(top);
+}
+
 /* Worked out by hand for three layers. */
 static void products_are_counted(void **state)
 {
@@ -185,7 +247,8 @@ static void products_are_counted(void **state)
     const npt_precision_options precision = {.use_bf16 = true};
     npt_setup setup = open_setup(path, &precision);
     npt_products products;
-    npt_products_list(setup.model, &setup.policy, TOKENS, RANK, &products);
+    npt_products_list(setup.model, &setup.policy,
+                      &(npt_products_run){.tokens = TOKENS, .rank = RANK}, &products);
     assert_int_equal(products.count, NPT_COUNT(rows));
     for (size_t i = 0; i < products.count; i++) {
         const npt_product *p = &products.list[i];
@@ -361,6 +424,8 @@ int main(void)
     const npt_case cases[] = {
         NPT_CASE("the list is what a step multiplies, for every row of the policy",
                  the_list_is_what_a_step_multiplies),
+        NPT_CASE("products are as many as a step makes, whatever is trained",
+                 the_list_counts_what_a_step_multiplies),
         NPT_CASE("products are counted", products_are_counted),
         NPT_CASE("the JSON has the machine and the routes", json_has_the_machine_and_the_routes),
         NPT_CASE("plain F32 is done where it is asked for",

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "config.h"
+
+#include "train/forecast.h"
+
+#include "base/log.h"
+#include "train/calibration.h"
+#include "train/trainer.h"
+
+#include <inttypes.h>
+
+/* Keys that the queries of a row of `tokens` see, all together. */
+static double pairs_of(const npt_config *c, int64_t layer, int64_t tokens)
+{
+    const double n = (double)tokens;
+    const int64_t window = layer < c->window_from_layer ? 0 : c->window;
+    if (window == 0 || window >= tokens) return n * (n + 1) / 2;
+    const double w = (double)window;
+    return w * (w + 1) / 2 + (n - w) * w;
+}
+
+/* Of a row. Two products forward; backward five, the scores made again among them. */
+static double attention_flops(const npt_config *c, const npt_passes *passes, int64_t tokens)
+{
+    double pairs = 0;
+    for (int64_t layer = 0; layer < c->layers; layer++) pairs += pairs_of(c, layer, tokens);
+    const double product = 2 * (double)(c->heads * c->head_dim) * pairs / (double)c->layers;
+    return product * (double)(2 * passes->attention + 5 * passes->back);
+}
+
+static double matrix_bytes(npt_dtype dtype, int64_t rows, int64_t cols)
+{
+    const double elements = (double)rows * (double)cols;
+    return dtype == NPT_NF4 ? elements / 2 : elements * (double)npt_dtype_bytes(dtype);
+}
+
+static double operand_bytes(const npt_products *products)
+{
+    double bytes = 0;
+    for (size_t i = 0; i < products->count; i++) {
+        const npt_product *p = &products->list[i];
+        const npt_matmul_desc *d = &p->desc;
+        bytes +=
+            (double)p->per_step * (matrix_bytes(d->a, d->m, d->k) + matrix_bytes(d->w, d->n, d->k) +
+                                   matrix_bytes(d->c, d->m, d->n));
+    }
+    return bytes;
+}
+
+void npt_forecast_make(npt_forecast *f, const npt_trainer *t)
+{
+    const npt_train_options *o = &t->options;
+    const npt_config *c = &t->setup.model->config;
+    const npt_products_run run = {.tokens = o->batch_size * o->data.max_length,
+                                  .rank = t->adapters.rank,
+                                  .active = t->adapters.active,
+                                  .modulation = t->adapters.modulation,
+                                  .distill = o->distill,
+                                  .again = t->budget.streamed};
+    const npt_passes passes = npt_products_passes(c, &run);
+    const double times = (double)o->gradient_accumulation_steps;
+    *f = (npt_forecast){.micro_batches = o->gradient_accumulation_steps};
+    npt_products_list(t->setup.model, &t->setup.policy, &run, &f->products);
+    f->products_flops = times * npt_products_flops(&f->products);
+    f->attention_flops =
+        times * (double)o->batch_size * attention_flops(c, &passes, o->data.max_length);
+    f->operand_bytes = times * operand_bytes(&f->products);
+    f->products_seconds = times * npt_calibration_predict(t->setup.exec, &f->products);
+    f->attention_seconds = f->products_seconds * f->attention_flops / f->products_flops;
+}
+
+static void log_time(const npt_forecast *f, const npt_trainer *t)
+{
+    const char *model = t->options.model_name;
+    if (f->products_seconds > 0)
+        npt_log(NPT_LOG_NOTE,
+                "time: at least %.3g s a step: products %.3g s at the calibrated rates, attention "
+                "%.3g s at their mean; what is fused between them comes on top, mostly a tenth",
+                f->products_seconds + f->attention_seconds, f->products_seconds,
+                f->attention_seconds);
+    else
+        npt_log(NPT_LOG_NOTE,
+                "time: not known, since these products were not measured on this machine; npt "
+                "backends --calibrate --model_name %s with the same precision flags does that in "
+                "ten seconds",
+                model);
+}
+
+void npt_forecast_log(const npt_forecast *f, const npt_trainer *t)
+{
+    npt_log(NPT_LOG_NOTE,
+            "work: %s%.4g GFLOP a step in products, %.4g in attention; the products read and write "
+            "%.4g GB",
+            t->options.distill == NPT_DISTILL_MIXED ? "at most " : "", f->products_flops * 1e-9,
+            f->attention_flops * 1e-9, f->operand_bytes * 1e-9);
+    log_time(f, t);
+    for (size_t i = 0; i < f->products.count; i++) {
+        const npt_product *p = &f->products.list[i];
+        const npt_matmul_desc *d = &p->desc;
+        char text[128];
+        const npt_matmul_backend *backend = npt_exec_choose(t->setup.exec, d);
+        const char *route = npt_exec_route(t->setup.exec, d, text);
+        npt_log(NPT_LOG_NOTE,
+                "product: %s, %s: %" PRId64 " x [%" PRId64 " x %" PRId64 " x %" PRId64
+                "] %s x %s to %s by %s%s%s",
+                p->name, p->pass, p->per_step * f->micro_batches, d->m, d->n, d->k,
+                npt_dtype_name(d->a), npt_dtype_name(d->w), npt_dtype_name(d->c), backend->name,
+                route[0] != '\0' ? ": " : "", route);
+    }
+}
