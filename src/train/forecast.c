@@ -75,7 +75,7 @@ static void log_time(const npt_forecast *f, const npt_trainer *t)
     if (f->products_seconds > 0)
         npt_log(NPT_LOG_NOTE,
                 "time: at least %.3g s a step: products %.3g s at the calibrated rates, attention "
-                "%.3g s at their mean; what is fused between them comes on top, mostly a tenth",
+                "%.3g s at their mean; what is fused between them comes on top",
                 f->products_seconds + f->attention_seconds, f->products_seconds,
                 f->attention_seconds);
     else
