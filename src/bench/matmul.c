@@ -67,24 +67,6 @@ static npt_matmul_desc desc_of(const cell *c, const linear *l)
                              .c = c->recipe->c};
 }
 
-static double element_bytes(npt_dtype dtype)
-{
-    return dtype == NPT_NF4 ? 0.5 + 4.0 / 64 : (double)npt_dtype_bytes(dtype);
-}
-
-static double flops_of(const npt_matmul_desc *d)
-{
-    return 2.0 * (double)d->m * (double)d->n * (double)d->k;
-}
-
-/* Bytes that a product must move, each once. */
-static double bytes_of(const npt_matmul_desc *d)
-{
-    return element_bytes(d->w) * (double)(d->n * d->k) +
-           element_bytes(d->a) * (double)(d->m * d->k) +
-           element_bytes(d->c) * (double)(d->m * d->n);
-}
-
 /* ---- Sums over a layer ---- */
 
 /* Adds `times` of one repetition to the sum of a layer. */
@@ -189,8 +171,8 @@ static void add_row(const json_t *root, const cell *c, const contestant *who)
     list_linears(&c->shape, linears);
     for (int i = 0; i < SHAPES; i++) {
         const npt_matmul_desc desc = desc_for(who, c, &linears[i]);
-        flops += (double)linears[i].per_layer * flops_of(&desc);
-        bytes += (double)linears[i].per_layer * bytes_of(&desc);
+        flops += (double)linears[i].per_layer * npt_matmul_flops(&desc);
+        bytes += (double)linears[i].per_layer * npt_matmul_bytes(&desc);
     }
     const npt_bench_roof roof = npt_bench_roof_of(root, who->pieces, flops / bytes);
     const double most = fmin(roof.arithmetic, roof.memory);
@@ -219,7 +201,7 @@ static npt_status measure_linear(npt_meter *meter, const cell *c, const linear *
             all->list[i].products,
             json_pack("{s:s, s:I, s:I, s:I, s:o}", "name", l->name, "rows", (json_int_t)l->rows,
                       "cols", (json_int_t)l->cols, "per_layer", (json_int_t)l->per_layer, "gflops",
-                      npt_bench_timing(&timings[i], flops_of(&sides[i].desc), 1e-9)));
+                      npt_bench_timing(&timings[i], npt_matmul_flops(&sides[i].desc), 1e-9)));
     }
     return NPT_OK;
 }

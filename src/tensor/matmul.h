@@ -23,6 +23,19 @@ typedef struct npt_matmul_desc {
     bool bias;
 } npt_matmul_desc;
 
+static inline double npt_matmul_flops(const npt_matmul_desc *d)
+{
+    return 2.0 * (double)d->m * (double)d->n * (double)d->k;
+}
+
+/* Bytes that a product must move: A, W (of NF4 with absmax) and C, each once. */
+static inline double npt_matmul_bytes(const npt_matmul_desc *d)
+{
+    const double w = d->w == NPT_NF4 ? 0.5 + 4.0 / 64 : (double)npt_dtype_bytes(d->w);
+    return w * (double)(d->n * d->k) + (double)npt_dtype_bytes(d->a) * (double)(d->m * d->k) +
+           (double)npt_dtype_bytes(d->c) * (double)(d->m * d->n);
+}
+
 /* Leading dimensions are contiguous: A's rows are k (or m) long, W's rows k (or n), C's rows n. */
 typedef struct npt_matmul_args {
     const void *a;

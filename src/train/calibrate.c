@@ -106,7 +106,7 @@ static npt_status measure_product(npt_exec *exec, npt_meter *meter, const npt_pr
         NPT_TRY(measure_penalty(meter, sides, i, timings, &penalty));
         c->seconds[i] += (double)product->per_step * (timings[i].min + penalty);
     }
-    c->flops += 2.0 * (double)product->per_step * (double)desc.m * (double)desc.n * (double)desc.k;
+    c->flops += (double)product->per_step * npt_matmul_flops(&desc);
     return NPT_OK;
 }
 
@@ -158,8 +158,7 @@ double npt_calibration_predict(const npt_exec *exec, const npt_products *product
         const npt_route_kind kind = npt_route_kind_of(&p->desc);
         const npt_route *route = routes != NULL ? npt_routes_find(routes, &kind) : NULL;
         if (route == NULL || !(route->gflops > 0)) return 0;
-        seconds += 2e-9 * (double)p->per_step * (double)p->desc.m * (double)p->desc.n *
-                   (double)p->desc.k / route->gflops;
+        seconds += 1e-9 * (double)p->per_step * npt_matmul_flops(&p->desc) / route->gflops;
     }
     return seconds;
 }

@@ -10,68 +10,51 @@
 #include <inttypes.h>
 
 /* Keys that the queries of a row of `tokens` see, all together. */
-static double pairs_of(const npt_config *c, int64_t layer, int64_t tokens)
+static double pairs_of(int64_t window, int64_t tokens)
 {
     const double n = (double)tokens;
-    const int64_t window = layer < c->window_from_layer ? 0 : c->window;
     if (window == 0 || window >= tokens) return n * (n + 1) / 2;
     const double w = (double)window;
     return w * (w + 1) / 2 + (n - w) * w;
 }
 
 /* Of a row. Two products forward; backward five, the scores made again among them. */
-static double attention_flops(const npt_config *c, const npt_passes *passes, int64_t tokens)
+static double attention_flops(const npt_model *model, const npt_passes *passes, int64_t tokens)
 {
+    const npt_config *c = &model->config;
     double pairs = 0;
-    for (int64_t layer = 0; layer < c->layers; layer++) pairs += pairs_of(c, layer, tokens);
+    for (int layer = 0; layer < c->layers; layer++)
+        pairs += pairs_of(npt_model_window(model, layer), tokens);
     const double product = 2 * (double)(c->heads * c->head_dim) * pairs / (double)c->layers;
     return product * (double)(2 * passes->attention + 5 * passes->back);
-}
-
-static double matrix_bytes(npt_dtype dtype, int64_t rows, int64_t cols)
-{
-    const double elements = (double)rows * (double)cols;
-    return dtype == NPT_NF4 ? elements / 2 : elements * (double)npt_dtype_bytes(dtype);
-}
-
-static double operand_bytes(const npt_products *products)
-{
-    double bytes = 0;
-    for (size_t i = 0; i < products->count; i++) {
-        const npt_product *p = &products->list[i];
-        const npt_matmul_desc *d = &p->desc;
-        bytes +=
-            (double)p->per_step * (matrix_bytes(d->a, d->m, d->k) + matrix_bytes(d->w, d->n, d->k) +
-                                   matrix_bytes(d->c, d->m, d->n));
-    }
-    return bytes;
 }
 
 void npt_forecast_make(npt_forecast *f, const npt_trainer *t)
 {
     const npt_train_options *o = &t->options;
-    const npt_config *c = &t->setup.model->config;
     const npt_products_run run = {.tokens = o->batch_size * o->data.max_length,
                                   .rank = t->adapters.rank,
                                   .active = t->adapters.active,
                                   .modulation = t->adapters.modulation,
                                   .distill = o->distill,
                                   .again = t->budget.streamed};
-    const npt_passes passes = npt_products_passes(c, &run);
+    const npt_passes passes = npt_products_passes(&t->setup.model->config, &run);
     const double times = (double)o->gradient_accumulation_steps;
     *f = (npt_forecast){.micro_batches = o->gradient_accumulation_steps};
     npt_products_list(t->setup.model, &t->setup.policy, &run, &f->products);
-    f->products_flops = times * npt_products_flops(&f->products);
-    f->attention_flops =
-        times * (double)o->batch_size * attention_flops(c, &passes, o->data.max_length);
-    f->operand_bytes = times * operand_bytes(&f->products);
+    for (size_t i = 0; i < f->products.count; i++) {
+        const npt_product *p = &f->products.list[i];
+        f->products_flops += times * (double)p->per_step * npt_matmul_flops(&p->desc);
+        f->operand_bytes += times * (double)p->per_step * npt_matmul_bytes(&p->desc);
+    }
+    f->attention_flops = times * (double)o->batch_size *
+                         attention_flops(t->setup.model, &passes, o->data.max_length);
     f->products_seconds = times * npt_calibration_predict(t->setup.exec, &f->products);
     f->attention_seconds = f->products_seconds * f->attention_flops / f->products_flops;
 }
 
 static void log_time(const npt_forecast *f, const npt_trainer *t)
 {
-    const char *model = t->options.model_name;
     if (f->products_seconds > 0)
         npt_log(NPT_LOG_NOTE,
                 "time: at least %.3g s a step: products %.3g s at the calibrated rates, attention "
@@ -80,10 +63,11 @@ static void log_time(const npt_forecast *f, const npt_trainer *t)
                 f->attention_seconds);
     else
         npt_log(NPT_LOG_NOTE,
-                "time: not known, since these products were not measured on this machine; npt "
-                "backends --calibrate --model_name %s with the same precision flags does that in "
-                "ten seconds",
-                model);
+                "time: not known, since no calibration with these products is in use; npt backends "
+                "--calibrate --model_name %s --tokens %" PRId64 " --adapter_rank %d makes one "
+                "(with the precision flags and --threads of this run)",
+                t->options.model_name, t->options.batch_size * t->options.data.max_length,
+                t->adapters.rank);
 }
 
 void npt_forecast_log(const npt_forecast *f, const npt_trainer *t)

@@ -132,17 +132,17 @@ static void adapter_gradient(lister *l, const char *name, int64_t times, int64_t
 
 /* B_add and B_mult have no product forward: the gate's kernel multiplies with them. */
 static void list_adapters(lister *l, const npt_config *c, const npt_passes *n,
-                          npt_modulation modulation, int64_t forward_times)
+                          npt_modulation modulation)
 {
-    const int64_t add = modulation == NPT_MODULATION_MULTIPLICATIVE ? 0 : n->adapters,
-                  mult = modulation == NPT_MODULATION_ADDITIVE ? 0 : n->adapters;
-    adapter_forward(l, "A_proj", forward_times, l->rank, c->hidden);
+    const int64_t add = modulation == NPT_MODULATION_MULTIPLICATIVE ? 0 : n->adapters_back,
+                  mult = modulation == NPT_MODULATION_ADDITIVE ? 0 : n->adapters_back;
+    adapter_forward(l, "A_proj", n->adapters, l->rank, c->hidden);
     adapter_gradient(l, "B_add", add, c->inter, l->rank);
     adapter_gradient(l, "B_mult", mult, c->inter, l->rank);
     adapter_backward(l, "B_add", add, c->inter, l->rank, NPT_F32, false);
     adapter_backward(l, "B_mult", mult, c->inter, l->rank, NPT_F32, add > 0);
-    adapter_gradient(l, "A_proj", n->adapters, l->rank, c->hidden);
-    adapter_backward(l, "A_proj", n->adapters_back, l->rank, c->hidden, l->adapter, false);
+    adapter_gradient(l, "A_proj", n->adapters_back, l->rank, c->hidden);
+    adapter_backward(l, "A_proj", n->adapters_input, l->rank, c->hidden, l->adapter, false);
 }
 
 /* Layer by layer as run_blocks() of distill.c goes, and back as segment_backward() does. */
@@ -159,11 +159,13 @@ npt_passes npt_products_passes(const npt_config *config, const npt_products_run 
         n.down_back += differs;
         n.back += !shared;
         n.adapters += active;
-        n.adapters_back += active && !shared;
+        n.adapters_back += active;
+        n.adapters_input += active && !shared;
     }
     if (run->again && run->distill != NPT_DISTILL_LAYERWISE) {
         n.attention += n.down_back;
         n.mlp += n.down_back;
+        n.adapters += n.adapters_back;
     }
     return n;
 }
@@ -189,18 +191,6 @@ void npt_products_list(const npt_model *model, const npt_policy *policy,
     l.operand = dtype[NPT_ROLE_COMPUTE];
     l.adapter_operand = casts ? dtype[NPT_ROLE_COMPUTE] : dtype[NPT_ROLE_ADAPTER];
     l.weight = held_dtype(model, policy);
-    const bool twice = run->again && run->distill != NPT_DISTILL_LAYERWISE;
     list_frozen(&l, &model->config, &passes);
-    list_adapters(&l, &model->config, &passes, run->modulation, (twice ? 2 : 1) * passes.adapters);
-}
-
-double npt_products_flops(const npt_products *products)
-{
-    double flops = 0;
-    for (size_t i = 0; i < products->count; i++) {
-        const npt_product *p = &products->list[i];
-        flops +=
-            2.0 * (double)p->per_step * (double)p->desc.m * (double)p->desc.n * (double)p->desc.k;
-    }
-    return flops;
+    list_adapters(&l, &model->config, &passes, run->modulation);
 }

@@ -36,7 +36,8 @@ typedef struct npt_passes {
     int64_t attention, mlp; /* forward, of teacher and student; where both read the same, once */
     int64_t down_back;      /* down alone, backward */
     int64_t back;           /* the others, where gradients flow on to what is below */
-    int64_t adapters, adapters_back;
+    int64_t adapters;       /* forward */
+    int64_t adapters_back, adapters_input; /* backward; and on to what they read */
 } npt_passes;
 
 npt_passes npt_products_passes(const npt_config *config, const npt_products_run *run);
@@ -46,6 +47,5 @@ npt_passes npt_products_passes(const npt_config *config, const npt_products_run 
  * what a run multiplies. */
 void npt_products_list(const npt_model *model, const npt_policy *policy,
                        const npt_products_run *run, npt_products *products);
-double npt_products_flops(const npt_products *products);
 
 #endif

@@ -380,11 +380,28 @@ static void check_peaks(const npt_trainer *t)
                 (double)t->budget.boundaries < 1.05 * (double)boundaries);
 }
 
+/* Query by query; all 12 layers of 256 have adapters, and a pass back computes blocks once more. */
+static void check_attention(npt_trainer *t, int64_t window)
+{
+    const bool back = t->options.distill != NPT_DISTILL_LAYERWISE;
+    const double products = back ? 2 * (23 + 12) + 5 * 11 : 2 * 12;
+    double pairs = 0;
+    npt_forecast f;
+    for (int64_t query = 0; query < 64; query++)
+        for (int64_t key = 0; key <= query; key++) pairs += window == 0 || query - key < window;
+    t->setup.model->config.window = window;
+    npt_forecast_make(&f, t);
+    t->setup.model->config.window = 0;
+    assert_true(f.attention_flops == 2 * 2 * products * 2 * 256 * pairs); /* 2 rows, 2 batches */
+}
+
 /* Rows are as long as they may be, so the forecast is what two steps multiply. */
 static void check_forecast(npt_trainer *t, const npt_tally *tally)
 {
     npt_forecast f;
     npt_forecast_make(&f, t);
+    check_attention(t, 0);
+    check_attention(t, 20);
     assert_int_equal(tally->dropped, 0);
     assert_int_equal(tally->count, f.products.count);
     for (size_t i = 0; i < tally->count; i++) {
