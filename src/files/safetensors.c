@@ -407,8 +407,6 @@ npt_status npt_st_check_unchanged(const npt_st *st)
     return NPT_OK;
 }
 
-/* ---- Beside the mapping ---- */
-
 static const shard *shard_of(const npt_st *st, const npt_st_tensor *tensor)
 {
     for (size_t i = 0; i < st->shard_count; i++)
@@ -416,6 +414,19 @@ static const shard *shard_of(const npt_st *st, const npt_st_tensor *tensor)
     NPT_ASSERT(!"a tensor of another set");
     return NULL;
 }
+
+void npt_st_unmap(const npt_st *st, const npt_st_tensor *tensor)
+{
+    const shard *file = shard_of(st, tensor);
+    const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE),
+                   first = (tensor->begin + page - 1) / page * page,
+                   end = (tensor->begin + tensor->bytes) / page * page;
+    NPT_ASSERT(file->map != NULL && tensor->data == (char *)file->map + tensor->begin);
+    /* pages shared with a neighbour stay */
+    if (end > first) (void)madvise((char *)file->map + first, end - first, MADV_DONTNEED);
+}
+
+/* ---- Beside the mapping ---- */
 
 void npt_st_place(npt_st *st, const npt_st_tensor *tensor, const void *data)
 {

@@ -50,6 +50,10 @@ const char *npt_st_metadata(const npt_st *st, const char *key);
 npt_status npt_st_check_unchanged(const npt_st *st);
 void npt_st_close(npt_st *st);
 
+/* Gives back the memory in which the mapping holds a tensor; what is read again is mapped again. A
+ * hint; not for a tensor that npt_st_place() placed. */
+void npt_st_unmap(const npt_st *st, const npt_st_tensor *tensor);
+
 /* ---- Reading beside the mapping (files/feed.h) ---- */
 
 /* `tensor->data` is from now on this; NULL: the mapping again. Whoever places it keeps it alive. */

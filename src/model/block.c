@@ -171,8 +171,15 @@ npt_status npt_embed(const npt_env *env, npt_mat *h)
     const npt_config *c = &env->model->config;
     NPT_TRY(npt_mat_produce(env, NPT_SITE_EMBED, -1, NPT_FORWARD, env->model->embed.dtype,
                             env->batch->tokens, c->hidden, h));
-    npt_exec_kernels(env->exec)->embed(npt_exec_run(env->exec), env->batch->tokens, c->hidden,
-                                       env->batch->ids, env->model->embed, npt_mat_out(*h));
+    for (int64_t at = 0; at < h->rows; at += NPT_EMBEDDED_AT_ONCE) {
+        const int64_t left = h->rows - at;
+        const npt_out rows = {(char *)h->data + (size_t)(at * h->cols) * npt_dtype_bytes(h->dtype),
+                              h->dtype};
+        npt_exec_kernels(env->exec)->embed(
+            npt_exec_run(env->exec), left < NPT_EMBEDDED_AT_ONCE ? left : NPT_EMBEDDED_AT_ONCE,
+            c->hidden, env->batch->ids + at, env->model->embed, rows);
+        npt_model_release_embedding(env->model);
+    }
     return npt_mat_finish(env, NPT_SITE_EMBED, -1, NPT_FORWARD, *h);
 }
 

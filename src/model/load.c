@@ -46,6 +46,7 @@ static npt_status load_floats(npt_weight_loader *l, const npt_st_tensor *tensor,
         npt_cast_stats stats = {0};
         npt_exec_kernels(l->exec)->cast(npt_exec_run(l->exec), count, *in, (npt_out){copy, to},
                                         &stats);
+        if (!l->own) npt_st_unmap(l->model->st, tensor);
         if (l->counted) stats = (npt_cast_stats){0};
         l->model->narrowing.overflowed += stats.overflowed;
         l->model->narrowing.flushed += stats.flushed;
@@ -113,6 +114,7 @@ static npt_status quantize(npt_weight_loader *l, const npt_st_tensor *tensor, np
     quantizing q = {tensor, count, packed, absmax};
     npt_threads_run(npt_exec_run(l->exec)->threads, quantize_part, &q,
                     (int64_t)((count + QUANTIZED_AT_ONCE - 1) / QUANTIZED_AT_ONCE));
+    if (!l->own) npt_st_unmap(l->model->st, tensor);
     if (l->model->double_quantization) {
         size_t nested = (blocks + NPT_NF4_NESTED_BLOCK - 1) / NPT_NF4_NESTED_BLOCK;
         float map[256], offset;

@@ -13,7 +13,7 @@ typedef struct npt_weight_loader {
     npt_sites *sites;
     npt_arena *arena; /* of copies */
     bool detached;    /* nothing stays where the file has it */
-    bool own;         /* what the tensors point to is memory that may be written */
+    bool own;         /* what the tensors point to is memory that may be written, no mapping */
     bool counted;     /* what conversions lose is known already */
 } npt_weight_loader;
 

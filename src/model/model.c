@@ -100,6 +100,34 @@ npt_status npt_model_load_head(npt_model *model, npt_exec *exec, const npt_polic
     return npt_load_plain(&l, &outside[NPT_WANTED_FINAL_NORM], &model->norm_final);
 }
 
+/* Fewer bytes than this stay mapped as a whole: to map a page again costs about a microsecond,
+ * which steps on a small model would feel. */
+enum { EMBEDDING_KEPT = 32 << 20 };
+
+static const npt_st_tensor *embedding_of(const npt_model *model)
+{
+    npt_wanted outside[NPT_MODEL_TENSORS];
+    npt_model_tensors(&model->config, outside);
+    return npt_st_find(model->st, outside[NPT_WANTED_EMBED].name);
+}
+
+void npt_model_release_embedding(const npt_model *model)
+{
+    const npt_st_tensor *embed = embedding_of(model);
+    if (embed->bytes >= EMBEDDING_KEPT && model->embed.data == embed->data)
+        npt_st_unmap(model->st, embed);
+}
+
+uint64_t npt_model_embedding_bytes(const npt_model *model)
+{
+    enum { AROUND = 64 << 10 }; /* which Linux maps with a page that is read */
+    const npt_st_tensor *embed = embedding_of(model);
+    if (embed == NULL) return 0;
+    const uint64_t row = embed->bytes / (uint64_t)model->config.vocab,
+                   rows = NPT_EMBEDDED_AT_ONCE * (row + AROUND);
+    return embed->bytes < EMBEDDING_KEPT || rows > embed->bytes ? embed->bytes : rows;
+}
+
 void npt_model_close(npt_model *model)
 {
     if (model == NULL) return;

@@ -59,14 +59,22 @@ npt_status npt_model_check(const npt_model *model);
  * `sites` (NPT_SITE_WEIGHT). NPT_E_FORMAT where a tensor is missing or has another shape. */
 npt_status npt_model_load(npt_model *model, npt_exec *exec, const npt_policy *policy,
                           npt_sites *sites);
+/* A large embedding is read so many rows at a time, and then its memory given back. */
+enum { NPT_EMBEDDED_AT_ONCE = 64 };
+void npt_model_release_embedding(const npt_model *model);
+/* What is mapped of it at most, by the headers. */
+uint64_t npt_model_embedding_bytes(const npt_model *model);
+
 /* ---- Blocks one at a time ---- */
 
 /* What streaming takes, by the headers alone. */
 typedef struct npt_stream_needs {
     size_t least,
-        most;         /* bytes of buffer: for the largest block, and for reading ahead all of it */
-    size_t copies;    /* of a block's weights that cannot be used as they are in the file */
-    size_t all, pass; /* bytes of all blocks, and read in a pass */
+        most;      /* bytes of buffer: for the largest block, and for reading ahead all of it */
+    size_t copies; /* of a block's weights that cannot be used as they are in the file */
+    size_t pass;   /* bytes read in a pass */
+    /* of all blocks, where they are loaded for good */
+    size_t in_place, all_copies;
 } npt_stream_needs;
 /* `back_to`: as of npt_model_stream(). */
 npt_status npt_model_stream_needs(npt_model *model, const npt_policy *policy, int back_to,

@@ -85,9 +85,10 @@ static bool is_detached(const npt_model *model, const npt_policy *policy, const 
     return true;
 }
 
-/* Bytes of copies that npt_load_block() will make of one tensor. */
+/* Bytes of copies that npt_load_block() will make of one tensor; streamed: out of the feed's
+ * buffer, else out of the mapped file. */
 static size_t copies_of(const npt_model *model, const npt_policy *policy, const npt_wanted *wanted,
-                        bool detached)
+                        bool streamed, bool detached)
 {
     enum { ROUNDING = 64 };
     const npt_st_tensor *tensor = npt_st_find(model->st, wanted->name);
@@ -99,13 +100,25 @@ static size_t copies_of(const npt_model *model, const npt_policy *policy, const 
     case NPT_LOAD_QUANTIZED: bytes += count / 2 + scales; break;
     case NPT_LOAD_STORED: bytes += scales; break;
     case NPT_LOAD_CONVERTED:
-        if (!detached && fits_its_place(policy, wanted->kind, tensor)) break;
+        if (streamed && !detached && fits_its_place(policy, wanted->kind, tensor)) break;
         bytes += count * npt_dtype_bytes(npt_tensor_planned(policy, wanted->kind, tensor->dtype));
         break;
     case NPT_LOAD_ALIGNED: bytes += tensor->bytes; break;
     default: bytes += detached ? tensor->bytes : 0;
     }
     return bytes + 2 * ROUNDING;
+}
+
+/* Bytes of the file that npt_load_block() reads once, where it loads for good. */
+static size_t given_back(const npt_model *model, const npt_policy *policy, const npt_wanted *wanted)
+{
+    const npt_st_tensor *tensor = npt_st_find(model->st, wanted->name);
+    if (tensor == NULL) return 0;
+    switch (npt_tensor_action(policy, model->config.quantized, wanted->kind, tensor)) {
+    case NPT_LOAD_CONVERTED:
+    case NPT_LOAD_QUANTIZED: return tensor->bytes;
+    default: return 0;
+    }
 }
 
 npt_status npt_model_stream_needs(npt_model *model, const npt_policy *policy, int back_to,
@@ -116,7 +129,7 @@ npt_status npt_model_stream_needs(npt_model *model, const npt_policy *policy, in
     NPT_TRY(make_feed(model, back_to, &feed));
     needs->least = npt_feed_least_bytes(feed);
     needs->most = npt_feed_most_bytes(feed);
-    needs->all = npt_feed_all_bytes(feed);
+    needs->in_place = npt_feed_all_bytes(feed);
     needs->pass = npt_feed_pass_bytes(feed);
     npt_feed_destroy(feed);
     for (int layer = 0; layer < model->config.layers; layer++) {
@@ -124,7 +137,11 @@ npt_status npt_model_stream_needs(npt_model *model, const npt_policy *policy, in
         const int count = npt_block_tensors(&model->config, layer, list);
         const bool detached = is_detached(model, policy, list, count);
         size_t copies = 0;
-        for (int i = 0; i < count; i++) copies += copies_of(model, policy, &list[i], detached);
+        for (int i = 0; i < count; i++) {
+            copies += copies_of(model, policy, &list[i], true, detached);
+            needs->all_copies += copies_of(model, policy, &list[i], false, false);
+            needs->in_place -= given_back(model, policy, &list[i]);
+        }
         if (copies > needs->copies) needs->copies = copies;
     }
     return NPT_OK;

@@ -273,14 +273,13 @@ int npt_budget_back_to(const npt_trainer *t)
     return t->options.distill == NPT_DISTILL_LAYERWISE ? t->adapters.layers : lowest_active(t);
 }
 
-/* Bytes of the embedding's row; its table as a whole where `table` is set. */
-static uint64_t embedding_bytes(const npt_model *model, bool table)
+/* Bytes. */
+static uint64_t embedding_row(const npt_model *model)
 {
     npt_wanted list[NPT_MODEL_TENSORS];
     npt_model_tensors(&model->config, list);
     const npt_st_tensor *embed = npt_st_find(model->st, list[NPT_WANTED_EMBED].name);
-    if (embed == NULL) return 0;
-    return table ? embed->bytes : embed->bytes / (uint64_t)model->config.vocab;
+    return embed != NULL ? embed->bytes / (uint64_t)model->config.vocab : 0;
 }
 
 /* Chunks and pages are rounded up: a hundredth. */
@@ -321,7 +320,7 @@ static npt_budget streamed_way(const npt_budget *common, const npt_trainer *t,
                    (tokens * (uint64_t)c->hidden * act + 64);
     b.activations = npt_budget_block(&t->setup.policy, c, &t->adapters, (int64_t)tokens,
                                      t->options.distill != NPT_DISTILL_LAYERWISE);
-    b.reserve += tokens * (embedding_bytes(t->setup.model, false) + 8192);
+    b.reserve += tokens * (embedding_row(t->setup.model) + 8192);
     add_up(&b);
     return b;
 }
@@ -331,8 +330,8 @@ static npt_budget whole_way(const npt_budget *common, const npt_trainer *t,
 {
     npt_budget b = *common;
     const npt_config *c = &t->setup.model->config;
-    b.mapped = needs->all + embedding_bytes(t->setup.model, true);
-    b.copies = needs->copies * (uint64_t)c->layers;
+    b.mapped = needs->in_place + npt_model_embedding_bytes(t->setup.model);
+    b.copies = needs->all_copies;
     b.activations = npt_budget_activations(&t->setup.policy, c, &t->adapters, t->options.distill,
                                            t->options.batch_size * t->options.data.max_length);
     add_up(&b);
@@ -369,7 +368,7 @@ static npt_status refuse(const npt_budget *b, const npt_trainer *t)
 npt_status npt_budget_make(npt_budget *b, struct npt_trainer *t)
 {
     npt_stream_needs needs;
-    npt_budget common = {.limit = t->options.memory_limit, .reserve = 12 * MIB};
+    npt_budget common = {.limit = t->options.memory_limit, .reserve = 4 * MIB};
     const int64_t tokens = t->options.batch_size * t->options.data.max_length;
     NPT_TRY(
         npt_model_stream_needs(t->setup.model, &t->setup.policy, npt_budget_back_to(t), &needs));

@@ -179,11 +179,25 @@ static npt_status resume(npt_trainer *t, bool writing)
     return status;
 }
 
+/* One piece of memory for all activations, of which only what is written becomes resident; many
+ * pieces, as rows show how many they need, leave gaps. Rows may be much shorter than --max_length:
+ * where so much could not be had, and no limit promised it, nothing is asked for. */
+static void expect_activations(npt_trainer *t)
+{
+    const npt_train_options *o = &t->options;
+    const uint64_t bytes =
+        t->budget.streamed
+            ? t->budget.activations
+            : npt_budget_activations(&t->setup.policy, &t->setup.model->config, &t->adapters,
+                                     o->distill, o->batch_size * o->data.max_length);
+    if (t->budget.streamed || bytes < npt_memory_available() / 2)
+        npt_arena_expect(t->distiller.step, (size_t)bytes);
+}
+
 /* Last, because a checkpoint that is resumed is mapped until it is read, and gone by now. */
 static npt_status begin_stream(npt_trainer *t)
 {
     const npt_stream_options stream = {(size_t)t->budget.buffer, npt_budget_back_to(t)};
-    npt_arena_expect(t->distiller.step, (size_t)t->budget.activations);
     npt_arena_expect(t->distiller.boundaries, (size_t)t->budget.boundaries);
     return npt_model_stream(t->setup.model, t->setup.exec, &t->setup.policy,
                             t->distiller.student_sites, &stream);
@@ -192,6 +206,7 @@ static npt_status begin_stream(npt_trainer *t)
 npt_status npt_trainer_load(npt_trainer *t, bool writing)
 {
     const npt_train_options *o = &t->options;
+    expect_activations(t);
     if (!t->budget.streamed) {
         NPT_TRY(npt_model_load(t->setup.model, t->setup.exec, &t->setup.policy,
                                t->distiller.student_sites));

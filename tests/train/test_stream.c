@@ -593,17 +593,17 @@ static int train_below_limit(char **paths)
     return 1;
 }
 
-/* Peak resident bytes of this program as train_below_limit(), without the memory of this process.
- */
-static uint64_t peak_below_limit(char *model, char *rows, char *output)
+/* Peak resident bytes of this program with those arguments, without the memory of this process. */
+static uint64_t peak_of(char **arguments)
 {
-    char name[] = "test_stream", *arguments[] = {name, model, rows, output, NULL};
+    char name[] = "test_stream", *all[8] = {name};
     struct rusage usage;
     int status;
+    for (int i = 0; arguments[i] != NULL; i++) all[i + 1] = arguments[i];
     fflush(NULL);
     pid_t pid = fork();
     if (pid == 0) {
-        execv("/proc/self/exe", arguments);
+        execv("/proc/self/exe", all);
         _exit(127);
     }
     assert_int_equal(wait4(pid, &status, 0, &usage), pid);
@@ -618,9 +618,9 @@ static void a_larger_model_stays_below_the_limit(void **state)
     if (LIMIT_BYTES == 0) return;
     char *directory = temp_dir(), *model = make_model(directory, 1024, 4096, 12),
          *rows = make_rows(directory, 8, 64), *file = npt_path_join(model, "model.safetensors"),
-         *output = npt_path_join(directory, "run");
+         *output = npt_path_join(directory, "run"), *arguments[] = {model, rows, output, NULL};
     drop_from_cache(file);
-    const uint64_t peak = peak_below_limit(model, rows, output);
+    const uint64_t peak = peak_of(arguments);
     const size_t cached = cached_bytes(file, &all);
     print_message("# model %zu MB, limit %d MB, peak %d MB, of the file cached %zu MB\n",
                   all / 1000000, (int)(LIMIT_BYTES / 1000000), (int)(peak / 1000000),
@@ -635,9 +635,59 @@ static void a_larger_model_stays_below_the_limit(void **state)
     temp_dir_remove(directory);
 }
 
+/* ---- A run without a limit ---- */
+
+/* Prints the budget's total, then trains. */
+static int train_by_the_table(char **paths)
+{
+    npt_train_options o = options_for(paths[0], paths[1], NULL);
+    npt_train_report report = {0};
+    npt_trainer t = {.report = &report};
+    o.precision = precisions[atoi(paths[3])];
+    o.dry_run = true;
+    t.options = o;
+    npt_status status = npt_trainer_open(&t);
+    if (status == NPT_OK) status = npt_budget_make(&t.budget, &t);
+    FILE *file = fopen(paths[4], "w");
+    if (status == NPT_OK && file != NULL) fprintf(file, "%llu", (unsigned long long)t.budget.total);
+    if (file != NULL) fclose(file);
+    npt_trainer_close(&t);
+    o.dry_run = false;
+    o.output_dir = paths[2];
+    if (status == NPT_OK) status = npt_pretrain(&o, &report);
+    if (status != NPT_OK) fprintf(stderr, "%s\n", npt_error_message());
+    return status == NPT_OK ? 0 : 1;
+}
+
+static void without_a_limit_the_table_holds(void **state)
+{
+    (void)state;
+    if (LIMIT_BYTES == 0) return;
+    char *directory = temp_dir(), *model = make_model(directory, 1024, 4096, 6),
+         *rows = make_rows(directory, 8, 64), *table = npt_path_join(directory, "total");
+    for (size_t i = 0; i < NPT_COUNT(precisions); i++) {
+        char *output = npt_format("%s/run-%zu", directory, i), which[2] = {(char)('0' + i), '\0'},
+             *arguments[] = {model, rows, output, which, table, NULL}, *text;
+        size_t bytes;
+        const uint64_t peak = peak_of(arguments);
+        assert_int_equal(npt_read_file(table, 100, &text, &bytes), NPT_OK);
+        const double total = strtod(text, NULL);
+        print_message("# case %zu: at most %.1f MB, peak %.1f MB\n", i, total / 1e6,
+                      (double)peak / 1e6);
+        if ((double)peak > total || (double)peak < 0.9 * total) fail_msg("case %zu", i);
+        npt_free(text);
+        npt_free(output);
+    }
+    npt_free(table);
+    npt_free(rows);
+    npt_free(model);
+    temp_dir_remove(directory);
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 4) return train_below_limit(argv + 1);
+    if (argc == 6) return train_by_the_table(argv + 1);
     const npt_case cases[] = {
         NPT_CASE("every byte arrives, in a buffer of any size", every_byte_arrives),
         NPT_CASE("a pass can be left in the middle", a_pass_can_be_left),
@@ -652,6 +702,7 @@ int main(int argc, char **argv)
         NPT_CASE("any request for memory may fail", memory_may_be_short),
         NPT_CASE("a model larger than the limit is trained below it",
                  a_larger_model_stays_below_the_limit),
+        NPT_CASE("without a limit the table holds", without_a_limit_the_table_holds),
     };
     return npt_test_run("stream", cases, NPT_COUNT(cases));
 }
