@@ -16,6 +16,15 @@ static const int64_t token_ends[NPT_TOKEN_BUCKETS] = {1, 8, 64, 256, INT64_MAX};
 static const char *const token_names[NPT_TOKEN_BUCKETS] = {"1", "2-8", "9-64", "65-256", "257-"};
 static const char *const pass_names[NPT_PASS_COUNT] = {"y", "dx", "dw"};
 static const char *const size_names[NPT_SIZE_COUNT] = {"thin", "small", "medium", "large"};
+static const char *const rate_names[NPT_RATES] = {
+    [NPT_RATE_ATTENTION] = "attention",
+    [NPT_RATE_ATTENTION_BACK] = "attention, backward",
+    [NPT_RATE_GATE] = "gate",
+    [NPT_RATE_GATE_TERMS] = "gate and terms",
+    [NPT_RATE_GATE_BACK] = "gate, backward",
+    [NPT_RATE_GATE_TERMS_BACK] = "gate and terms, backward",
+    [NPT_RATE_ROWS] = "rows",
+};
 
 const char *npt_product_pass_name(npt_product_pass pass)
 {
@@ -30,6 +39,11 @@ const char *npt_token_bucket_name(int bucket)
 const char *npt_size_bucket_name(npt_size_bucket size)
 {
     return size_names[size];
+}
+
+const char *npt_rate_name(npt_rate_kind kind)
+{
+    return rate_names[kind];
 }
 
 static npt_size_bucket size_of(int64_t rows, int64_t columns)

@@ -54,9 +54,24 @@ typedef struct npt_route {
     double gflops, gflops_before; /* of the two, as measured; 0: not known */
 } npt_route;
 
+/* What lies between the products, by what is counted of it. */
+typedef enum npt_rate_kind {
+    NPT_RATE_ATTENTION, /* FLOP */
+    NPT_RATE_ATTENTION_BACK,
+    NPT_RATE_GATE,       /* values of the gated unit */
+    NPT_RATE_GATE_TERMS, /* with a modulation */
+    NPT_RATE_GATE_BACK,
+    NPT_RATE_GATE_TERMS_BACK,
+    NPT_RATE_ROWS, /* values of a norm, a sum, a rotation */
+    NPT_RATES
+} npt_rate_kind;
+/* "attention", "attention, backward", … */
+const char *npt_rate_name(npt_rate_kind kind);
+
 typedef struct npt_routes {
     npt_route list[NPT_MAX_ROUTES];
     size_t count;
+    double rates[NPT_BF16 + 1][NPT_RATES]; /* by dtype of activations, a second; 0: not known */
 } npt_routes;
 
 /* NULL where nothing is known of that kind. */

@@ -12,6 +12,7 @@
 #include "files/json.h"
 #include "train/calibration.h"
 #include "train/products.h"
+#include "train/rates.h"
 #include "train/setup.h"
 
 /* npt backends: first everything is collected into one JSON object, which is the answer with
@@ -242,6 +243,7 @@ static void print_routes(FILE *out, const json_t *root)
 /* Long rows and short ones: with more tokens than the first, nothing changes but the time. */
 static const int64_t calibrated_tokens[] = {384, 128};
 enum { TOKEN_CHOICES = sizeof calibrated_tokens / sizeof calibrated_tokens[0] };
+enum { LONGEST_ROW = 512 }; /* of what is no product */
 
 static npt_status calibrate_model(npt_exec *exec, const npt_model *model, const npt_policy *policy,
                                   const npt_backends_options *o, npt_routes *routes)
@@ -253,9 +255,11 @@ static npt_status calibrate_model(npt_exec *exec, const npt_model *model, const 
         const npt_products_run run = {.tokens = o->tokens < most ? o->tokens : most,
                                       .rank = o->adapter_rank};
         npt_products_list(model, policy, &run, &products);
-        NPT_TRY(npt_calibration_measure(exec, &products, o->seconds / TOKEN_CHOICES, routes));
+        NPT_TRY(npt_calibration_measure(exec, &products, o->seconds / (TOKEN_CHOICES + 1), routes));
     }
-    return NPT_OK;
+    return npt_rates_measure(exec, &model->config, policy,
+                             o->tokens < LONGEST_ROW ? o->tokens : LONGEST_ROW, o->adapter_rank,
+                             o->seconds / (TOKEN_CHOICES + 1), routes);
 }
 
 /* Without a model: the shapes of a small Llama, in every precision. */

@@ -170,6 +170,35 @@ static npt_status read_routes(const json_t *root, const char *what, npt_routes *
     return NPT_OK;
 }
 
+static const char *rate_name(int kind)
+{
+    return npt_rate_name((npt_rate_kind)kind);
+}
+
+static npt_status read_rate(const json_t *object, const char *what, npt_routes *routes)
+{
+    npt_dtype act;
+    int kind;
+    double rate;
+    if (!json_is_object(object)) return npt_fail(NPT_E_FORMAT, "%s: a rate is not an object", what);
+    NPT_TRY(read_dtype(object, "act", what, false, &act));
+    NPT_TRY(read_choice(object, "kind", what, rate_name, NPT_RATES, &kind));
+    NPT_TRY(npt_json_real(object, "per_second", what, 0, 0, 1e21, &rate));
+    routes->rates[act][kind] = rate;
+    return NPT_OK;
+}
+
+/* Files from before there were rates have none. */
+static npt_status read_rates(const json_t *root, const char *what, npt_routes *routes)
+{
+    const json_t *list = json_object_get(root, "rates");
+    if (list != NULL && !json_is_array(list))
+        return npt_fail(NPT_E_FORMAT, "%s: 'rates' must be a list", what);
+    for (size_t i = 0; i < json_array_size(list); i++)
+        NPT_TRY(read_rate(json_array_get(list, i), what, routes));
+    return NPT_OK;
+}
+
 static npt_status read_root(const json_t *root, const char *what, const char *machine,
                             npt_routes *routes)
 {
@@ -183,7 +212,8 @@ static npt_status read_root(const json_t *root, const char *what, const char *ma
                         "%s: made for another machine, library or number of "
                         "threads",
                         what);
-    return read_routes(root, what, routes);
+    NPT_TRY(read_routes(root, what, routes));
+    return read_rates(root, what, routes);
 }
 
 npt_status npt_calibration_parse(const char *text, size_t bytes, const char *what,
@@ -235,12 +265,19 @@ static npt_status make_parent(const char *path)
 
 npt_status npt_calibration_save(const char *path, const char *machine, const npt_routes *routes)
 {
-    json_t *list = json_array();
+    json_t *list = json_array(), *rates = json_array();
     int bad = 0;
     for (size_t i = 0; i < routes->count; i++)
         bad |= json_array_append_new(list, route_json(&routes->list[i]));
-    json_t *root =
-        json_pack("{s:s, s:s, s:o}", "format", format_name, "machine", machine, "routes", list);
+    for (int act = NPT_F32; act <= NPT_BF16; act++)
+        for (int kind = 0; kind < NPT_RATES; kind++)
+            if (routes->rates[act][kind] > 0)
+                bad |= json_array_append_new(rates,
+                                             json_pack("{s:s, s:s, s:f}", "kind", rate_name(kind),
+                                                       "act", npt_dtype_name((npt_dtype)act),
+                                                       "per_second", routes->rates[act][kind]));
+    json_t *root = json_pack("{s:s, s:s, s:o, s:o}", "format", format_name, "machine", machine,
+                             "routes", list, "rates", rates);
     npt_status status = NPT_OK;
     if (root == NULL || bad != 0)
         status = npt_fail(NPT_E_NOMEM, "out of memory while writing the calibration");

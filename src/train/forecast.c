@@ -5,29 +5,10 @@
 
 #include "base/log.h"
 #include "train/calibration.h"
+#include "train/rates.h"
 #include "train/trainer.h"
 
 #include <inttypes.h>
-
-/* Keys that the queries of a row of `tokens` see, all together. */
-static double pairs_of(int64_t window, int64_t tokens)
-{
-    const double n = (double)tokens;
-    if (window == 0 || window >= tokens) return n * (n + 1) / 2;
-    const double w = (double)window;
-    return w * (w + 1) / 2 + (n - w) * w;
-}
-
-/* Of a row. Two products forward; backward five, the scores made again among them. */
-static double attention_flops(const npt_model *model, const npt_passes *passes, int64_t tokens)
-{
-    const npt_config *c = &model->config;
-    double pairs = 0;
-    for (int layer = 0; layer < c->layers; layer++)
-        pairs += pairs_of(npt_model_window(model, layer), tokens);
-    const double product = 2 * (double)(c->heads * c->head_dim) * pairs / (double)c->layers;
-    return product * (double)(2 * passes->attention + 5 * passes->back);
-}
 
 void npt_forecast_make(npt_forecast *f, const npt_trainer *t)
 {
@@ -38,7 +19,8 @@ void npt_forecast_make(npt_forecast *f, const npt_trainer *t)
                                   .modulation = t->adapters.modulation,
                                   .distill = o->distill,
                                   .again = t->budget.streamed};
-    const npt_passes passes = npt_products_passes(&t->setup.model->config, &run);
+    const npt_beside beside = npt_beside_products(t->setup.model, &run, o->batch_size);
+    const npt_routes *routes = npt_exec_routes(t->setup.exec);
     const double times = (double)o->gradient_accumulation_steps;
     *f = (npt_forecast){.micro_batches = o->gradient_accumulation_steps};
     npt_products_list(t->setup.model, &t->setup.policy, &run, &f->products);
@@ -47,20 +29,26 @@ void npt_forecast_make(npt_forecast *f, const npt_trainer *t)
         f->products_flops += times * (double)p->per_step * npt_matmul_flops(&p->desc);
         f->operand_bytes += times * (double)p->per_step * npt_matmul_bytes(&p->desc);
     }
-    f->attention_flops = times * (double)o->batch_size *
-                         attention_flops(t->setup.model, &passes, o->data.max_length);
-    f->products_seconds = times * npt_calibration_predict(t->setup.exec, &f->products);
-    f->attention_seconds = f->products_seconds * f->attention_flops / f->products_flops;
+    f->attention_flops = times * npt_beside_attention_flops(&beside);
+    const double products = npt_calibration_predict(t->setup.exec, &f->products);
+    double attention, rest;
+    if (!(products > 0) ||
+        !npt_rates_predict(routes, t->setup.policy.dtype[NPT_ROLE_ACT], &beside, &attention, &rest))
+        return;
+    f->products_seconds = times * products;
+    f->attention_seconds = times * attention;
+    f->rest_seconds = times * rest;
 }
 
 static void log_time(const npt_forecast *f, const npt_trainer *t)
 {
     if (f->products_seconds > 0)
-        npt_log(NPT_LOG_NOTE,
-                "time: at least %.3g s a step: products %.3g s at the calibrated rates, attention "
-                "%.3g s at their mean; what is fused between them comes on top",
-                f->products_seconds + f->attention_seconds, f->products_seconds,
-                f->attention_seconds);
+        npt_log(
+            NPT_LOG_NOTE,
+            "time: about %.3g s a step by the calibration: products %.3g s, attention %.3g s, the "
+            "gated units, norms and sums %.3g s",
+            f->products_seconds + f->attention_seconds + f->rest_seconds, f->products_seconds,
+            f->attention_seconds, f->rest_seconds);
     else
         npt_log(NPT_LOG_NOTE,
                 "time: not known, since no calibration with these products is in use; npt backends "

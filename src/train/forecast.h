@@ -15,8 +15,9 @@ typedef struct npt_forecast {
     double products_flops;    /* these and below: of a step */
     double attention_flops;   /* scores and their products with V, and backward */
     double operand_bytes;     /* of the products: A, W and C, each once a product */
-    double products_seconds;  /* at calibrated rates; 0: not known */
-    double attention_seconds; /* at the mean rate of the products */
+    double products_seconds;  /* these and below: at calibrated rates; 0: not known */
+    double attention_seconds;
+    double rest_seconds; /* between products: gated units, norms, sums */
 } npt_forecast;
 
 /* After npt_trainer_open() and npt_budget_make(). */

@@ -34,6 +34,8 @@ libnptcore_la_SOURCES += \
   src/train/options.c \
   src/train/pass.c \
   src/train/options.h \
+  src/train/rates.c \
+  src/train/rates.h \
   src/train/scaler.c \
   src/train/scaler.h \
   src/train/schedule.c \

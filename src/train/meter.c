@@ -243,13 +243,35 @@ npt_status npt_meter_run(npt_meter *m, const npt_meter_side *sides, size_t count
     return status;
 }
 
-npt_status npt_meter_pair(npt_meter *m, const npt_meter_side *first, const npt_meter_side *second,
-                          double seconds, npt_timing *timing)
+npt_status npt_meter_turn(npt_meter *m, const npt_meter_side *side, double seconds,
+                          npt_timing *timing)
 {
     double samples[MAX_RUNS];
-    turn t = {
-        .meter = m, .side = first, .follower = second, .seconds = seconds, .samples = samples};
+    turn t = {.meter = m, .side = side, .seconds = seconds, .samples = samples};
+    NPT_TRY(prepare(m, side, 1));
     NPT_TRY(take_turn(&t));
     *timing = npt_timing_of(samples, t.count);
+    return NPT_OK;
+}
+
+npt_status npt_meter_pair(npt_meter *m, const npt_meter_side sides[2], double seconds,
+                          npt_pair_timing *timing)
+{
+    enum { FIRST, SECOND, BOTH, WAYS };
+    double samples[WAYS][TURNS * MAX_RUNS];
+    turn turns[WAYS] = {[FIRST] = {.side = &sides[0]},
+                        [SECOND] = {.side = &sides[1]},
+                        [BOTH] = {.side = &sides[0], .follower = &sides[1]}};
+    for (int i = 0; i < 2; i++) NPT_TRY(prepare(m, &sides[i], 1));
+    for (int i = 0; i < TURNS * WAYS; i++) {
+        turn *t = &turns[i % WAYS];
+        t->meter = m;
+        t->samples = samples[i % WAYS];
+        t->seconds = seconds / TURNS;
+        NPT_TRY(take_turn(t));
+    }
+    timing->first = npt_timing_of(samples[FIRST], turns[FIRST].count);
+    timing->second = npt_timing_of(samples[SECOND], turns[SECOND].count);
+    timing->both = npt_timing_of(samples[BOTH], turns[BOTH].count);
     return NPT_OK;
 }

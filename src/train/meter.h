@@ -52,10 +52,17 @@ void npt_meter_fini(npt_meter *meter);
  * each. NPT_E_NOMEM, or what a backend fails with. */
 npt_status npt_meter_run(npt_meter *meter, const npt_meter_side *sides, size_t count,
                          double seconds, npt_timing *timings);
-/* One by `first` and at once one by `second`, timed together, after npt_meter_run() of the same
- * product: whoever follows a library shares the cores with its spinning workers. */
-npt_status npt_meter_pair(npt_meter *meter, const npt_meter_side *first,
-                          const npt_meter_side *second, double seconds, npt_timing *timing);
+/* One side alone, in one turn: one repetition that does not count, and one that does, at least. */
+npt_status npt_meter_turn(npt_meter *meter, const npt_meter_side *side, double seconds,
+                          npt_timing *timing);
+/* Each of two alone, and one by the first and at once one by the second, timed together; in turns,
+ * each about so many seconds: whoever follows a library shares the cores with its spinning workers.
+ * Activations of the two are of one dtype; weights, too, or F32 of one of them. */
+typedef struct npt_pair_timing {
+    npt_timing first, second, both;
+} npt_pair_timing;
+npt_status npt_meter_pair(npt_meter *meter, const npt_meter_side sides[2], double seconds,
+                          npt_pair_timing *timing);
 /* The backends of the context that accept a product, in order, without the reference unless it is
  * the only one; returns how many. */
 size_t npt_meter_willing(const npt_exec *exec, const npt_matmul_desc *desc,

@@ -10,6 +10,7 @@
 #include "temp_dir.h"
 #include "train/distill.h"
 #include "train/products.h"
+#include "train/rates.h"
 #include "train/setup.h"
 
 /* npt backends: what it lists is what a step really multiplies. */
@@ -264,6 +265,45 @@ static void products_are_counted(void **state)
     temp_dir_remove(top);
 }
 
+/* Worked out by hand for three layers, 2 heads of 64, 1 of keys. */
+static void what_lies_between_is_counted(void **state)
+{
+    static const struct {
+        int64_t rows;
+        double amounts[NPT_RATES];
+    } cases[] = {
+        {1, /* 21 pairs a head */
+         {[NPT_RATE_ATTENTION] = 5 * 2 * 2 * 128 * 21,
+          [NPT_RATE_ATTENTION_BACK] = 2 * 5 * 2 * 128 * 21,
+          [NPT_RATE_GATE] = 3 * 6 * 96,
+          [NPT_RATE_GATE_TERMS] = 3 * 6 * 96,
+          [NPT_RATE_GATE_TERMS_BACK] = 3 * 6 * 96,
+          [NPT_RATE_ROWS] = (5 + 2 * 6 + 3 + 3 + 4 * 2) * 6 * 64 + (5 + 2) * 6 * (128 + 64)}},
+        {2, /* 6 pairs a row and head */
+         {[NPT_RATE_ATTENTION] = 5 * 2 * 2 * 128 * 12,
+          [NPT_RATE_ATTENTION_BACK] = 2 * 5 * 2 * 128 * 12,
+          [NPT_RATE_GATE] = 3 * 6 * 96,
+          [NPT_RATE_GATE_TERMS] = 3 * 6 * 96,
+          [NPT_RATE_GATE_TERMS_BACK] = 3 * 6 * 96,
+          [NPT_RATE_ROWS] = (5 + 2 * 6 + 3 + 3 + 4 * 2) * 6 * 64 + (5 + 2) * 6 * (128 + 64)}},
+    };
+    (void)state;
+    char *top = temp_dir(), *path = make_model(top, "llama");
+    const npt_precision_options precision = {0};
+    npt_setup setup = open_setup(path, &precision);
+    for (size_t i = 0; i < NPT_COUNT(cases); i++) {
+        const npt_products_run run = {.tokens = TOKENS, .rank = RANK};
+        const npt_beside beside = npt_beside_products(setup.model, &run, cases[i].rows);
+        for (int kind = 0; kind < NPT_RATES; kind++)
+            if (beside.amount[kind] != cases[i].amounts[kind])
+                fail_msg("%s: %g, not %g", npt_rate_name((npt_rate_kind)kind), beside.amount[kind],
+                         cases[i].amounts[kind]);
+    }
+    npt_setup_close(&setup);
+    npt_free(path);
+    temp_dir_remove(top);
+}
+
 /* ---- What is printed ---- */
 
 /* The caller frees. */
@@ -427,6 +467,7 @@ int main(void)
         NPT_CASE("products are as many as a step makes, whatever is trained",
                  the_list_counts_what_a_step_multiplies),
         NPT_CASE("products are counted", products_are_counted),
+        NPT_CASE("what lies between the products is counted", what_lies_between_is_counted),
         NPT_CASE("the JSON has the machine and the routes", json_has_the_machine_and_the_routes),
         NPT_CASE("plain F32 is done where it is asked for",
                  plain_f32_is_done_where_it_is_asked_for),

@@ -12,6 +12,7 @@
 #include "train/calibration.h"
 #include "train/describe.h"
 #include "train/distill.h"
+#include "train/rates.h"
 #include "train/setup.h"
 
 /* Measured routes: kept, read back, disbelieved where they are not this machine's, followed by a
@@ -146,8 +147,11 @@ static void round_trip(void **state)
             route.gflops = 1 / (double)(m + 2);
             assert_true(npt_routes_put(routes, &route));
         }
+    routes->rates[NPT_F32][NPT_RATE_ATTENTION_BACK] = 1e11 / 3;
+    routes->rates[NPT_BF16][NPT_RATE_ROWS] = 12345.5;
     assert_int_equal(npt_calibration_save(path, machine, routes), NPT_OK);
     assert_int_equal(npt_calibration_load(path, machine, back), NPT_OK);
+    assert_memory_equal(back->rates, routes->rates, sizeof back->rates);
     assert_int_equal(back->count, routes->count);
     for (size_t i = 0; i < routes->count; i++) {
         const npt_route *was = &routes->list[i], *is = &back->list[i];
@@ -161,6 +165,44 @@ static void round_trip(void **state)
     free(routes);
     free(back);
     close_cache();
+}
+
+/* ---- Rates ---- */
+
+/* Every kind in every precision, by kernels that run; and seconds from them by division. */
+static void rates(void **state)
+{
+    static const npt_policy_request requests[] = {
+        {0}, {.use_bf16 = true}, {.use_fp16 = true}, {.use_quantization = true}};
+    static const npt_config config = {
+        .hidden = 64, .inter = 100, .layers = 2, .heads = 4, .kv_heads = 2, .head_dim = 16};
+    (void)state;
+    npt_exec *exec = create();
+    for (size_t i = 0; i < NPT_COUNT(requests); i++) {
+        npt_routes *routes = calloc(1, sizeof *routes);
+        npt_beside beside;
+        npt_policy policy;
+        double attention, rest, expected = 0;
+        assert_int_equal(npt_policy_decide(&requests[i], &policy), NPT_OK);
+        const npt_dtype act = policy.dtype[NPT_ROLE_ACT];
+        for (int kind = 0; kind < NPT_RATES; kind++) beside.amount[kind] = 1000 + kind;
+        assert_false(npt_rates_predict(routes, act, &beside, &attention, &rest));
+        assert_int_equal(npt_rates_measure(exec, &config, &policy, 40, RANK, 0.001, routes),
+                         NPT_OK);
+        for (int kind = 0; kind < NPT_RATES; kind++) {
+            assert_true(routes->rates[act][kind] > 0);
+            expected += beside.amount[kind] / routes->rates[act][kind];
+        }
+        assert_true(npt_rates_predict(routes, act, &beside, &attention, &rest));
+        assert_true(attention > 0 && rest > 0 &&
+                    fabs(attention + rest - expected) < 1e-12 * expected);
+        routes->rates[act][NPT_RATE_GATE] = 0;
+        assert_false(npt_rates_predict(routes, act, &beside, &attention, &rest));
+        beside.amount[NPT_RATE_GATE] = 0; /* nor is it needed */
+        assert_true(npt_rates_predict(routes, act, &beside, &attention, &rest));
+        free(routes);
+    }
+    npt_exec_destroy(exec);
 }
 
 static char *notes;
@@ -210,7 +252,9 @@ static char *good_text(const char *machine)
     return npt_format("{\"format\": \"npt calibration 1\", \"machine\": \"%s\", \"routes\": [{"
                       "\"a\": \"F32\", \"w\": \"F32\", \"c\": \"F32\", \"pass\": \"y\", "
                       "\"tokens\": \"257-\", \"size\": \"medium\", \"backend\": \"reference\", "
-                      "\"before\": \"native\", \"gflops\": 2.5, \"gflops_before\": 1}]}",
+                      "\"before\": \"native\", \"gflops\": 2.5, \"gflops_before\": 1}], "
+                      "\"rates\": [{\"act\": \"F16\", \"kind\": \"attention\", "
+                      "\"per_second\": 5e9}]}",
                       machine);
 }
 
@@ -247,6 +291,11 @@ static void damaged(void **state)
         {"2.5", "\"fast\"", "gflops"},
         {"[{", "[7, {", "not an object"},
         {"\"routes\"", "\"roots\"", "'routes'"},
+        {"\"F16\"", "\"NF4\"", "not a dtype of a product"},
+        {"attention", "detention", "'kind'"},
+        {"5e9", "-1", "per_second"},
+        {"[{\"act", "[7, {\"act", "a rate is not an object"},
+        {"\"rates\": [{", "\"rates\": 7, \"more\": [{", "'rates'"},
     };
     for (size_t i = 0; i < NPT_COUNT(faults); i++) {
         const char *at = strstr(good, faults[i].from);
@@ -588,6 +637,7 @@ int main(void)
         NPT_CASE("products fall into kinds by dtype, pass, tokens and size", kinds),
         NPT_CASE("the digest is of kinds and backends, not of order or figures", digests),
         NPT_CASE("what is saved is what is loaded", round_trip),
+        NPT_CASE("what lies between products is measured in every precision", rates),
         NPT_CASE("a damaged file is ignored, with a note that says why", damaged),
         NPT_CASE("a file for another machine is ignored, with a note", another_machine),
         NPT_CASE("a cache that cannot be is no calibration, and a failure to save", no_place),
