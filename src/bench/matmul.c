@@ -17,13 +17,11 @@
 
 typedef struct recipe {
     npt_dtype a, w, c;
-    int pieces; /* bf16 products that a product takes where it is made of pieces (performance.md) */
 } recipe;
 
 static const recipe recipes[] = {
-    {NPT_F32, NPT_F32, NPT_F32, 6},  {NPT_BF16, NPT_BF16, NPT_BF16, 1},
-    {NPT_F16, NPT_F16, NPT_F16, 4},  {NPT_F32, NPT_NF4, NPT_F32, 6},
-    {NPT_F32, NPT_BF16, NPT_F32, 3}, {NPT_F32, NPT_F16, NPT_F32, 5},
+    {NPT_F32, NPT_F32, NPT_F32}, {NPT_BF16, NPT_BF16, NPT_BF16}, {NPT_F16, NPT_F16, NPT_F16},
+    {NPT_F32, NPT_NF4, NPT_F32}, {NPT_F32, NPT_BF16, NPT_F32},   {NPT_F32, NPT_F16, NPT_F32},
 };
 const char *const npt_bench_matmul_recipes[] = {"f32",      "bf16",    "f16", "nf4",
                                                 "f32xbf16", "f32xf16", NULL};
@@ -132,7 +130,7 @@ static void invite_all(npt_exec *exec, npt_exec *fma, const cell *c, contest *al
     npt_matmul_desc desc = desc_of(c, &linears[0]);
     size_t count = npt_meter_willing(exec, &desc, backends);
     for (size_t i = 0; i < count; i++) {
-        invite(all, exec, backends[i])->pieces = c->recipe->pieces;
+        invite(all, exec, backends[i])->pieces = npt_matmul_piece_products(&desc);
         if (!in_pieces(exec, backends[i], &desc)) continue;
         contestant *who = invite(all, fma, backends[i]);
         who->name = "native fma";
@@ -145,7 +143,7 @@ static void invite_all(npt_exec *exec, npt_exec *fma, const cell *c, contest *al
         if (backends[i]->library != NULL) {
             contestant *who = invite(all, exec, backends[i]);
             who->expanded = true;
-            who->pieces = recipes[0].pieces;
+            who->pieces = npt_matmul_piece_products(&desc);
         }
 }
 

@@ -235,7 +235,7 @@ typedef struct npt_native_ahead {
 static void list_lines(const npt_native_operand *src, int64_t first, int64_t width, int64_t k0,
                        int64_t most, npt_native_ahead *ahead)
 {
-    const int64_t bits = src->dtype == NPT_NF4 ? 4 : src->dtype == NPT_F32 ? 32 : 16;
+    const int64_t bits = npt_dtype_bits(src->dtype);
     const int64_t depth = npt_min64(most, src->depth - k0);
     const int64_t vectors = npt_min64(width, src->count - first);
     const int64_t outer = src->k_inside ? vectors : depth;

@@ -49,11 +49,6 @@ typedef struct npt_few_buffers {
     float sums[NPT_NATIVE_DOT_TOKENS][DOT_CHUNK];
 } npt_few_buffers;
 
-static int64_t bits_of(npt_dtype dtype)
-{
-    return dtype == NPT_NF4 ? 4 : dtype == NPT_F32 ? 32 : 16;
-}
-
 static npt_few_buffers *buffers_of(const npt_few_job *job, int worker)
 {
     return (void *)(job->scratch->worker + (size_t)worker * job->scratch->worker_stride);
@@ -212,7 +207,7 @@ static void spread_task(void *context, int64_t index, int worker)
                                       .sums_stride = job->width};
             work.w = widen_rows(job, row, work.rows, first + column, some, buffers, &work.w_stride);
             if (work.w_stride == ROW && row + 2 * SPREAD_ROWS <= end) {
-                work.ahead_bits = bits_of(job->w.dtype);
+                work.ahead_bits = npt_dtype_bits(job->w.dtype);
                 work.ahead_stride = n * work.ahead_bits / 8;
                 work.ahead = (const char *)job->w.data + (row + SPREAD_ROWS) * work.ahead_stride +
                              (first + column) * work.ahead_bits / 8;
@@ -253,7 +248,7 @@ static void store_task(void *context, int64_t index, int worker)
 /* What follows from the shape. */
 static npt_few_job job_for(const npt_matmul_desc *desc)
 {
-    const int64_t whole = npt_min64(STRIPE, STRIPE_BYTES * 8 / bits_of(desc->w));
+    const int64_t whole = npt_min64(STRIPE, STRIPE_BYTES * 8 / npt_dtype_bits(desc->w));
     npt_few_job job = {.desc = desc,
                        .stride = npt_round_up(desc->k, 2 * NPT_NATIVE_MAX_LANES),
                        .stripe = npt_min64(whole, npt_round_up(desc->n, 64))};

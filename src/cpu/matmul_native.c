@@ -42,18 +42,6 @@ void npt_matmul_native_ops(const npt_cpu *cpu, npt_native_ops *ops)
     npt_matmul_fill_avx2(ops);
 }
 
-static int pieces_of(npt_dtype dtype)
-{
-    return dtype == NPT_BF16 ? 1 : dtype == NPT_F16 ? 2 : 3;
-}
-
-/* Of pieces r and l with r + l ≤ 2, counted from 0; where there are two of each, all four. */
-static int products_of(const npt_matmul_desc *desc)
-{
-    static const int products[3][3] = {{1, 0, 3}, {0, 4, 5}, {3, 5, 6}};
-    return products[pieces_of(desc->a) - 1][pieces_of(desc->w) - 1];
-}
-
 #ifdef HAVE_ISA_AMX
 
 /* Sizes of the AMX route; runs on any CPU. Blocks of 128, of F16 256, keep a panel in first-level
@@ -63,7 +51,7 @@ static int products_of(const npt_matmul_desc *desc)
 static npt_native_ops amx_form(const npt_matmul_desc *desc)
 {
     enum { FEW = 64 };
-    const int a = pieces_of(desc->a), w = pieces_of(desc->w);
+    const int a = npt_bf16_pieces(desc->a), w = npt_bf16_pieces(desc->w);
     const bool plain = a + w == 2, halves = a == 2 || w == 2;
     const bool few = desc->trans_w && desc->m <= FEW;
     const int depth = few ? (plain ? 512 : 256) : halves ? 256 : 128;
@@ -75,7 +63,7 @@ static npt_native_ops amx_form(const npt_matmul_desc *desc)
                             .depth_unit = NPT_NATIVE_AMX_STEP,
                             .row_bytes = 2 * (desc->trans_w ? w : a),
                             .lane_bytes = 2 * (desc->trans_w ? a : w),
-                            .products = products_of(desc),
+                            .products = npt_matmul_piece_products(desc),
                             .rows_in_place = few && w == 1,
                             .packs_ahead = true,
                             .checked = !plain};
@@ -128,7 +116,7 @@ static const char *native_route(const npt_matmul_desc *desc, const npt_cpu *cpu,
                                 npt_matmul_precision precision, char *text)
 {
     const char *why = why_fma(desc, cpu, precision);
-    const int count = products_of(desc);
+    const int count = npt_matmul_piece_products(desc);
     if (why != NULL)
         snprintf(text, 128, "FMA: %s", why);
     else if (count == 1)

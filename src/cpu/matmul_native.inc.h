@@ -581,7 +581,7 @@ static void spread(const npt_native_spread *work)
 INLINE void spread_one_of(const npt_dtype dtype, const int rows, const npt_native_operand *w,
                           int64_t index, int64_t stride, int64_t width, const float *x, float *sums)
 {
-    const int bits = dtype == NPT_NF4 ? 4 : dtype == NPT_F32 ? 32 : 16;
+    const int bits = npt_dtype_bits(dtype);
     const vlevels levels = dtype == NPT_NF4 ? v_levels(w->levels) : (vlevels){0};
     const char *const data = w->data;
     for (int64_t i = 0; i < width; i += 64, sums += 64) {

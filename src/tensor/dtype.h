@@ -13,6 +13,11 @@
 
 /* Bytes of one element; 0 for NF4 (half a byte; see nf4.h) and NONE. */
 size_t npt_dtype_bytes(npt_dtype dtype);
+/* Bits of one element of an operand of a product: F32, F16, BF16, NF4. */
+static inline int npt_dtype_bits(npt_dtype dtype)
+{
+    return dtype == NPT_NF4 ? 4 : dtype == NPT_F32 ? 32 : 16;
+}
 /* F32, F16, BF16: what activations, adapters and unquantized weights can be. */
 bool npt_dtype_is_float(npt_dtype dtype);
 /* Of a float dtype: the largest finite value, and the smallest normal one. */

@@ -28,6 +28,20 @@ static inline double npt_matmul_flops(const npt_matmul_desc *d)
     return 2.0 * (double)d->m * (double)d->n * (double)d->k;
 }
 
+/* bf16 numbers that together are one of dtype: three an F32, also of NF4, two an F16. */
+static inline int npt_bf16_pieces(npt_dtype dtype)
+{
+    return dtype == NPT_BF16 ? 1 : dtype == NPT_F16 ? 2 : 3;
+}
+
+/* Products of bf16 pieces that a product is made of on AMX, where it is: of pieces r and l with
+ * r + l ≤ 2, counted from 0; where there are two of each, all four. */
+static inline int npt_matmul_piece_products(const npt_matmul_desc *d)
+{
+    static const int products[3][3] = {{1, 0, 3}, {0, 4, 5}, {3, 5, 6}};
+    return products[npt_bf16_pieces(d->a) - 1][npt_bf16_pieces(d->w) - 1];
+}
+
 /* Bytes that a product must move: A, W (of NF4 with absmax) and C, each once. */
 static inline double npt_matmul_bytes(const npt_matmul_desc *d)
 {

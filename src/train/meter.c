@@ -70,8 +70,7 @@ static float random_value(uint64_t *state)
 
 static size_t bytes_of(npt_dtype dtype, int64_t elements)
 {
-    return dtype == NPT_NF4 ? (size_t)(elements + 1) / 2
-                            : (size_t)elements * npt_dtype_bytes(dtype);
+    return ((size_t)elements * (size_t)npt_dtype_bits(dtype) + 7) / 8;
 }
 
 /* `bytes` of random elements: some, then copies of them. */

@@ -41,6 +41,13 @@ model() {
     echo "$path"
 }
 
+# failed WHO LOG: with the end of what it said, instead of a row.
+failed() {
+    echo "step.sh: $1 failed; its last words:" >&2
+    tail -n 5 "$2" >&2
+    exit 1
+}
+
 # Prints "seconds-a-step peak-MiB".
 run_npt() {
     local out=$work/out model
@@ -50,7 +57,8 @@ run_npt() {
     "$npt" pretrain ${npt_flags[$1]} --model_name "$model" --dataset_name "$work/row.jsonl" \
         --max_length "$tokens" --batch_size "$batch" --gradient_accumulation_steps "$accumulate" \
         --max_steps $((steps + 6)) --loss normalized --warmup_steps 0 --distill "$mode" \
-        --threads "$threads" --log_steps 1 --output_dir "$out" >"$work/log" 2>&1
+        --threads "$threads" --log_steps 1 --output_dir "$out" >"$work/log" 2>&1 ||
+        failed npt "$work/log"
     local peak
     peak=$(grep -o 'peak [0-9.]* [MG]iB' "$work/log" | tail -n 1 |
         awk '{ print $3 == "GiB" ? $2 * 1024 : $2 }')
@@ -66,8 +74,9 @@ run_torch() {
     # shellcheck disable=SC2086
     "$TORCH_PYTHON" "$rival" ${torch_flags[$1]} $extra --hidden "$hidden" --inter "$inter" \
         --layers "$layers" --heads "$heads" --kv "$kv" --seq "$tokens" --threads "$threads" \
-        --batch "$batch" --steps "${RIVAL_STEPS:-7}" 2>/dev/null |
-        sed 's/.*"median_s": \([0-9.e-]*\),.*"peak_bytes": \([0-9]*\),.*/\1 \2/' |
+        --batch "$batch" --steps "${RIVAL_STEPS:-7}" >"$work/answer" 2>"$work/log" ||
+        failed PyTorch "$work/log"
+    sed 's/.*"median_s": \([0-9.e-]*\),.*"peak_bytes": \([0-9]*\),.*/\1 \2/' "$work/answer" |
         awk -v times="$accumulate" '{ print $1 * times, $2 / 1048576 }'
 }
 
