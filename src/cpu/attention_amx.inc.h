@@ -107,12 +107,6 @@ INLINE void multiply(const npt_pair_product *x, const int a_pieces, const int b_
 
 /* ---- Pieces ---------------------------------------------------------------------------------- */
 
-/* Of an operand: a BF16 value is one piece, F16 exactly two, F32 three. */
-INLINE int pieces_of(const npt_dtype dtype)
-{
-    return dtype == NPT_BF16 ? 1 : dtype == NPT_F16 ? 2 : 3;
-}
-
 /* Of probabilities and the gradients of scores, which are F32. Beside a half 2^-17 of them may be
  * lost. */
 INLINE int weight_pieces(const npt_dtype dtype)
@@ -201,9 +195,9 @@ typedef struct npt_places {
 INLINE npt_pieces load_pieces(const npt_dtype dtype, const npt_places *from, int row,
                               int64_t offset)
 {
-    if (from->at[row] < 0) return split(pieces_of(dtype), _mm512_setzero_ps());
+    if (from->at[row] < 0) return split(npt_bf16_pieces(dtype), _mm512_setzero_ps());
     /* quiet: adding to the bits of some NaNs gives a zero */
-    return split(pieces_of(dtype),
+    return split(npt_bf16_pieces(dtype),
                  (__m512)quiet(load_as(dtype, from->in.data, from->at[row] + offset)));
 }
 
@@ -212,7 +206,7 @@ INLINE npt_pieces load_pieces(const npt_dtype dtype, const npt_places *from, int
 INLINE npt_pieces load_along(const npt_dtype dtype, const npt_places *from, int row, int64_t offset)
 {
     if (dtype != NPT_BF16)
-        return join(pieces_of(dtype), load_pieces(dtype, from, row, offset),
+        return join(npt_bf16_pieces(dtype), load_pieces(dtype, from, row, offset),
                     load_pieces(dtype, from, row, offset + SIDE));
     if (from->at[row] < 0) return (npt_pieces){.piece = {_mm512_setzero_si512()}};
     return (npt_pieces){
@@ -232,7 +226,7 @@ INLINE npt_pieces load_across(const npt_dtype dtype, const npt_places *from, int
                               int64_t offset)
 {
     if (dtype != NPT_BF16)
-        return join(pieces_of(dtype), load_pieces(dtype, from, row, offset),
+        return join(npt_bf16_pieces(dtype), load_pieces(dtype, from, row, offset),
                     load_pieces(dtype, from, other, offset));
     return (npt_pieces){
         .piece = {_mm512_or_si512(load_words(from, row, offset),
@@ -282,7 +276,7 @@ INLINE bool pack_rows_of(const npt_dtype dtype, const npt_places *from, int64_t 
         for (int64_t s = 0; s < steps; s++) {
             const npt_pieces x = load_along(dtype, from, r, s * STEP);
             extend(&range, dtype, x);
-            store_pieces(pieces_of(dtype), x, to + s * HALVES, STEP * dim);
+            store_pieces(npt_bf16_pieces(dtype), x, to + s * HALVES, STEP * dim);
         }
     }
     return in_range(range);
@@ -306,10 +300,10 @@ INLINE bool pack_turned_of(const npt_dtype dtype, const npt_places *from, int64_
                 const npt_pieces value = load_along(dtype, from, half * SIDE + r, s * STEP);
                 extend(&range, dtype, value);
                 UNROLLED
-                for (int p = 0; p < pieces_of(dtype); p++) x[p][r] = value.piece[p];
+                for (int p = 0; p < npt_bf16_pieces(dtype); p++) x[p][r] = value.piece[p];
             }
             UNROLLED
-            for (int p = 0; p < pieces_of(dtype); p++) {
+            for (int p = 0; p < npt_bf16_pieces(dtype); p++) {
                 turn(x[p]);
                 UNROLLED
                 for (int r = 0; r < SIDE; r++)
@@ -336,10 +330,10 @@ INLINE bool pack_across_of(const npt_dtype dtype, const npt_places *from, int64_
             const npt_pieces value = load_across(dtype, from, 2 * r, 2 * r + 1, d);
             extend(&range, dtype, value);
             UNROLLED
-            for (int p = 0; p < pieces_of(dtype); p++) x[p][r] = value.piece[p];
+            for (int p = 0; p < npt_bf16_pieces(dtype); p++) x[p][r] = value.piece[p];
         }
         UNROLLED
-        for (int p = 0; p < pieces_of(dtype); p++) {
+        for (int p = 0; p < npt_bf16_pieces(dtype); p++) {
             turn(x[p]);
             UNROLLED
             for (int i = 0; i < SIDE; i++)
@@ -362,7 +356,7 @@ INLINE bool pack_woven_of(const npt_dtype dtype, const npt_places *from, int64_t
         for (int64_t d = 0; d < dim; d += SIDE) {
             const npt_pieces value = load_across(dtype, from, r, r + SIDE, d);
             extend(&range, dtype, value);
-            store_pieces(pieces_of(dtype), value, dst + d * STEP + r * STEP, STEP * dim);
+            store_pieces(npt_bf16_pieces(dtype), value, dst + d * STEP + r * STEP, STEP * dim);
         }
     return in_range(range);
 }
@@ -415,7 +409,7 @@ static npt_group group_of(int64_t sequence, int64_t kv, const int64_t *offsets, 
                        .dim = dim,
                        .window = window,
                        .dtype = dtype,
-                       .packed = dim * pieces_of(dtype)};
+                       .packed = dim * npt_bf16_pieces(dtype)};
 }
 
 /* 32 rows (fewer at the end) and the keys that any of them sees, up to multiples of 32. */

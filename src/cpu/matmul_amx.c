@@ -27,11 +27,6 @@
 
 enum { STEP = NPT_NATIVE_AMX_STEP, LANES = NPT_NATIVE_AVX512_LANES, TILE_HALVES = 512 };
 
-INLINE int pieces_of(const int dtype)
-{
-    return dtype == NPT_BF16 ? 1 : dtype == NPT_F16 ? 2 : 3;
-}
-
 #include "cpu/avx512.inc.h"
 #include "cpu/matmul_amx_pack.inc.h"
 

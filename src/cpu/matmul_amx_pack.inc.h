@@ -19,7 +19,7 @@ enum {
 INLINE void split(const int dtype, __m512 x, __m512i piece[MAX_PIECES])
 {
     const __m512i upper = _mm512_set1_epi32((int)0xffff0000u), half = _mm512_set1_epi32(0x8000);
-    const int last = pieces_of(dtype) - 1;
+    const int last = npt_bf16_pieces(dtype) - 1;
     UNROLLED
     for (int p = 0; p < last; p++) {
         __m512i bits = _mm512_castps_si512(x);
@@ -42,7 +42,7 @@ INLINE void split_pairs(const int dtype, __m512 even, __m512 odd, __m512i pair[M
     split(dtype, even, x);
     split(dtype, odd, y);
     UNROLLED
-    for (int p = 0; p < pieces_of(dtype); p++) pair[p] = join(x[p], y[p]);
+    for (int p = 0; p < npt_bf16_pieces(dtype); p++) pair[p] = join(x[p], y[p]);
 }
 
 INLINE __mmask32 first_bits(int64_t count)
@@ -153,7 +153,7 @@ INLINE void pairs_across(const int dtype, const npt_native_operand *src, const i
 INLINE void pack_row(const int dtype, const npt_native_operand *src, int64_t index, int64_t depth,
                      uint16_t *dst, int64_t height)
 {
-    const int pieces = pieces_of(dtype);
+    const int pieces = npt_bf16_pieces(dtype);
     __m512i table[MAX_PIECES] = {0}, pair[MAX_PIECES];
     for (int64_t k = 0; k < depth; k += STEP, dst += pieces * height * STEP) {
         if (dtype == NPT_NF4 && k % NF4_BLOCK == 0) {
@@ -180,13 +180,13 @@ INLINE void pack_rows_of(const int dtype, const npt_native_packing *packing, int
         const int64_t r = unit & (height - 1), k0 = (unit >> shift) * SOME;
         const int64_t row = packing->first + r;
         const int64_t left = packing->depth - k0, depth = left < SOME ? left : SOME;
-        uint16_t *dst = (uint16_t *)packing->dst + k0 * pieces_of(dtype) * height + r * STEP;
+        uint16_t *dst = (uint16_t *)packing->dst + k0 * npt_bf16_pieces(dtype) * height + r * STEP;
         if (row < src->count) {
             pack_row(dtype, src, row * src->depth + packing->k0 + k0, depth, dst, height);
             continue;
         }
         for (int64_t k = 0; k < depth; k += STEP)
-            for (int p = 0; p < pieces_of(dtype); p++, dst += height * STEP)
+            for (int p = 0; p < npt_bf16_pieces(dtype); p++, dst += height * STEP)
                 _mm512_storeu_si512(dst, _mm512_setzero_si512());
     }
 }
@@ -224,7 +224,7 @@ INLINE uint16_t *lane_place(const npt_native_packing *packing, const int pieces,
 INLINE void pack_turned_of(const int dtype, const npt_native_packing *packing)
 {
     const npt_native_operand *src = packing->src;
-    const int pieces = pieces_of(dtype);
+    const int pieces = npt_bf16_pieces(dtype);
     for (int64_t lane = 0; lane < packing->count; lane += LANES)
         for (int64_t k = 0; k < packing->depth; k += STEP) {
             __m512i v[MAX_PIECES][LANES], pair[MAX_PIECES];
@@ -272,7 +272,7 @@ INLINE void two_tables(const npt_native_operand *src, const int64_t index[2], bo
 INLINE void weave_panel(const int dtype, const npt_native_operand *src, const int64_t index[2],
                         const __m512i table[MAX_PIECES], uint16_t *to)
 {
-    const int pieces = pieces_of(dtype);
+    const int pieces = npt_bf16_pieces(dtype);
     __m512i pair[MAX_PIECES];
     if (dtype == NPT_BF16) {
         const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11),
@@ -302,7 +302,7 @@ INLINE void pack_two_rows(const int dtype, const npt_native_packing *packing, in
                           int64_t lane, int64_t end)
 {
     const npt_native_operand *src = packing->src;
-    const int pieces = pieces_of(dtype);
+    const int pieces = npt_bf16_pieces(dtype);
     const int64_t rows = packing->depth - k;
     const int64_t start = (packing->k0 + k) * src->count + packing->first;
     __m512i table[MAX_PIECES] = {0}, pair[MAX_PIECES];

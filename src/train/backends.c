@@ -246,7 +246,8 @@ enum { TOKEN_CHOICES = sizeof calibrated_tokens / sizeof calibrated_tokens[0] };
 enum { LONGEST_ROW = 512 }; /* of what is no product */
 
 static npt_status calibrate_model(npt_exec *exec, const npt_model *model, const npt_policy *policy,
-                                  const npt_backends_options *o, npt_routes *routes)
+                                  const npt_backends_options *o, npt_price *prices,
+                                  npt_routes *routes)
 {
     npt_products products;
     for (int i = 0; i < TOKEN_CHOICES; i++) {
@@ -255,7 +256,8 @@ static npt_status calibrate_model(npt_exec *exec, const npt_model *model, const 
         const npt_products_run run = {.tokens = o->tokens < most ? o->tokens : most,
                                       .rank = o->adapter_rank};
         npt_products_list(model, policy, &run, &products);
-        NPT_TRY(npt_calibration_measure(exec, &products, o->seconds / (TOKEN_CHOICES + 1), routes));
+        NPT_TRY(npt_calibration_measure(exec, &products, o->seconds / (TOKEN_CHOICES + 1), prices,
+                                        routes));
     }
     return npt_rates_measure(exec, &model->config, policy,
                              o->tokens < LONGEST_ROW ? o->tokens : LONGEST_ROW, o->adapter_rank,
@@ -263,7 +265,7 @@ static npt_status calibrate_model(npt_exec *exec, const npt_model *model, const 
 }
 
 /* Without a model: the shapes of a small Llama, in every precision. */
-static npt_status calibrate_common(npt_exec *exec, const npt_backends_options *o,
+static npt_status calibrate_common(npt_exec *exec, const npt_backends_options *o, npt_price *prices,
                                    npt_routes *routes)
 {
     static const npt_policy_request requests[] = {
@@ -281,7 +283,7 @@ static npt_status calibrate_common(npt_exec *exec, const npt_backends_options *o
         npt_policy policy;
         NPT_TRY(npt_policy_decide(&requests[i], &policy));
         model.file_dtype = policy.dtype[NPT_ROLE_COMPUTE];
-        NPT_TRY(calibrate_model(exec, &model, &policy, &part, routes));
+        NPT_TRY(calibrate_model(exec, &model, &policy, &part, prices, routes));
     }
     return NPT_OK;
 }
@@ -290,6 +292,7 @@ static npt_status calibrate_common(npt_exec *exec, const npt_backends_options *o
 static npt_status calibrate(const npt_setup *setup, const npt_backends_options *o)
 {
     char machine[NPT_CALIBRATION_MACHINE], *path;
+    npt_price prices[NPT_MAX_BACKENDS] = {{0}};
     if (npt_exec_named(setup->exec) || o->compute.no_calibration)
         return npt_fail(NPT_E_USAGE, "--calibrate compares all backends: leave --backend, "
                                      "NPT_BACKEND and --no_calibration out");
@@ -300,8 +303,8 @@ static npt_status calibrate(const npt_setup *setup, const npt_backends_options *
         routes->count = 0;
     if (status == NPT_OK)
         status = setup->model != NULL
-                     ? calibrate_model(setup->exec, setup->model, &setup->policy, o, routes)
-                     : calibrate_common(setup->exec, o, routes);
+                     ? calibrate_model(setup->exec, setup->model, &setup->policy, o, prices, routes)
+                     : calibrate_common(setup->exec, o, prices, routes);
     if (status == NPT_OK) status = npt_calibration_save(path, machine, routes);
     if (status == NPT_OK) status = npt_exec_use_routes(setup->exec, routes);
     if (status == NPT_OK)

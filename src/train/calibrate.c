@@ -23,7 +23,7 @@
 /* What another backend must save to displace the first of the built-in order. Two measurements of
  * one backend differ by some percent; a table that flickers would make runs differ for nothing. */
 static const double noise = 0.1;
-enum { POOL_BYTES = 256 << 20, TURNS = 3 };
+enum { POOL_BYTES = 256 << 20, TURNS = 2 };
 static const struct timespec rest = {.tv_nsec = 100000000};
 
 typedef struct measured {
@@ -119,10 +119,26 @@ static npt_status measure(npt_exec *exec, npt_meter *meter, double seconds, cand
     const double each = 0.5 * seconds / fmax(1, (double)(TURNS * all->pairs));
     for (int turn = 0; turn < TURNS; turn++)
         for (size_t i = 0; i < npt_exec_backend_count(exec); i++) {
-            (void)nanosleep(&rest, NULL);
-            NPT_TRY(measure_backend(exec, meter, npt_exec_backend(exec, i), each, all));
+            const npt_matmul_backend *backend = npt_exec_backend(exec, i);
+            NPT_TRY(measure_backend(exec, meter, backend, each, all));
+            if (backend->library != NULL) (void)nanosleep(&rest, NULL);
         }
     return NPT_OK;
+}
+
+/* Of a step, by one backend. */
+static double seconds_of(const candidate *c, size_t backend)
+{
+    double sum = 0;
+    for (size_t p = 0; p < c->product_count; p++)
+        sum += (double)c->products[p].per_step * c->products[p].seconds[backend];
+    return sum;
+}
+
+/* Enough to displace the first. */
+static bool saves(const candidate *c, size_t backend)
+{
+    return seconds_of(c, backend) < (1 - noise) * seconds_of(c, 0);
 }
 
 /* ---- What a library costs those that follow it ---- */
@@ -162,38 +178,47 @@ static bool find_couple(npt_exec *exec, const npt_matmul_backend *library, const
            (x->w == y->w || x->w == NPT_F32 || y->w == NPT_F32);
 }
 
-/* Adds to every product of a library what the product after it takes longer. */
-static npt_status charge(npt_exec *exec, npt_meter *meter, const npt_matmul_backend *library,
-                         candidates *all)
+/* Whether a library would be chosen for anything if it cost nothing. */
+static bool is_ahead(const npt_matmul_backend *library, const candidates *all)
 {
-    static const double longest = 0.3, repetitions = 20;
+    for (size_t i = 0; i < all->count; i++)
+        for (size_t b = 1; b < all->list[i].backend_count; b++)
+            if (all->list[i].backends[b] == library && saves(&all->list[i], b)) return true;
+    return false;
+}
+
+static npt_status find_price(npt_exec *exec, npt_meter *meter, const npt_matmul_backend *library,
+                             const candidates *all, npt_price *price)
+{
+    static const double longest = 0.5, repetitions = 30;
     couple two;
     npt_pair_timing t;
     if (!find_couple(exec, library, all, &two)) return NPT_OK;
     const double seconds = repetitions * (two.seconds[0] + two.seconds[1]);
     NPT_TRY(npt_meter_pair(meter, two.sides, fmin(seconds, longest), &t));
-    const double price = fmax(0, t.both.median - t.first.median - t.second.median);
+    price->known = true;
+    price->seconds = fmax(0, t.both.median - t.first.median - t.second.median);
     npt_log(NPT_LOG_VERBOSE, "calibrated: a product by %s costs the next one %.2g ms",
-            library->name, 1e3 * price);
+            library->name, 1e3 * price->seconds);
+    return NPT_OK;
+}
+
+/* Adds to every product of a library what the product after it takes longer. */
+static npt_status charge(npt_exec *exec, npt_meter *meter, const npt_matmul_backend *library,
+                         candidates *all, npt_price *price)
+{
+    if (!is_ahead(library, all)) return NPT_OK;
+    if (!price->known) NPT_TRY(find_price(exec, meter, library, all, price));
     for (size_t i = 0; i < all->count; i++) {
         candidate *c = &all->list[i];
         for (size_t b = 0; b < c->backend_count; b++)
             for (size_t p = 0; p < c->product_count && c->backends[b] == library; p++)
-                c->products[p].seconds[b] += price;
+                c->products[p].seconds[b] += price->seconds;
     }
     return NPT_OK;
 }
 
 /* ---- Choosing ---- */
-
-/* Of a step, by one backend. */
-static double seconds_of(const candidate *c, size_t backend)
-{
-    double sum = 0;
-    for (size_t p = 0; p < c->product_count; p++)
-        sum += (double)c->products[p].per_step * c->products[p].seconds[backend];
-    return sum;
-}
 
 static npt_status choose(const candidate *c, npt_routes *routes)
 {
@@ -204,8 +229,7 @@ static npt_status choose(const candidate *c, npt_routes *routes)
     for (size_t p = 0; p < c->product_count; p++)
         flops += (double)c->products[p].per_step * npt_matmul_flops(&c->products[p].desc);
     for (size_t i = 1; i < c->backend_count; i++)
-        if (seconds_of(c, i) < (1 - noise) * first && seconds_of(c, i) < seconds_of(c, best))
-            best = i;
+        if (saves(c, i) && seconds_of(c, i) < seconds_of(c, best)) best = i;
     npt_route route = {.kind = c->kind,
                        .gflops = flops / seconds_of(c, best) * 1e-9,
                        .gflops_before = flops / first * 1e-9};
@@ -219,7 +243,7 @@ static npt_status choose(const candidate *c, npt_routes *routes)
 }
 
 npt_status npt_calibration_measure(npt_exec *exec, const npt_products *products, double seconds,
-                                   npt_routes *routes)
+                                   npt_price prices[NPT_MAX_BACKENDS], npt_routes *routes)
 {
     npt_meter meter;
     candidates *all = npt_alloc(1, sizeof *all);
@@ -229,7 +253,7 @@ npt_status npt_calibration_measure(npt_exec *exec, const npt_products *products,
     npt_status status = measure(exec, &meter, seconds, all);
     for (size_t i = 0; i < npt_exec_backend_count(exec) && status == NPT_OK; i++)
         if (npt_exec_backend(exec, i)->library != NULL)
-            status = charge(exec, &meter, npt_exec_backend(exec, i), all);
+            status = charge(exec, &meter, npt_exec_backend(exec, i), all, &prices[i]);
     for (size_t i = 0; i < all->count && status == NPT_OK; i++)
         if (all->list[i].product_count > 0) status = choose(&all->list[i], routes);
     npt_meter_fini(&meter);

@@ -34,10 +34,16 @@ npt_status npt_calibration_apply(npt_exec *exec, const npt_compute_options *comp
 /* Of the routes in use: 16 hexadecimal digits, or "none". */
 const char *npt_calibration_label(const npt_exec *exec, char text[NPT_CALIBRATION_LABEL]);
 
+/* What a product by a library costs the one after it. */
+typedef struct npt_price {
+    bool known;
+    double seconds;
+} npt_price;
 /* Measures products by kinds, in about `seconds`, and puts a route for each kind into `routes`. The
- * first in the built-in order stays unless another is faster by more than noise. */
+ * first in the built-in order stays unless another is faster by more than noise. `prices`: by the
+ * order of the context's backends; what is not known and is of use is measured. */
 npt_status npt_calibration_measure(npt_exec *exec, const npt_products *products, double seconds,
-                                   npt_routes *routes);
+                                   npt_price prices[NPT_MAX_BACKENDS], npt_routes *routes);
 /* Seconds of these products at the rates of the routes in use; 0 where one of them is not known. */
 double npt_calibration_predict(const npt_exec *exec, const npt_products *products);
 

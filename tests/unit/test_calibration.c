@@ -609,7 +609,8 @@ static void measured(void **state)
     products.list[0].desc.n = products.list[0].desc.k = 128;
     products.list[1] = products.list[0];
     products.list[1].desc.w = NPT_NF4; /* one backend takes it: a rate, and nothing to choose */
-    assert_int_equal(npt_calibration_measure(exec, &products, 0.01, routes), NPT_OK);
+    npt_price prices[NPT_MAX_BACKENDS] = {{0}};
+    assert_int_equal(npt_calibration_measure(exec, &products, 0.01, prices, routes), NPT_OK);
     const npt_route_kind kind = npt_route_kind_of(&products.list[0].desc);
     const npt_route_kind other = npt_route_kind_of(&products.list[1].desc);
     const npt_route *route = npt_routes_find(routes, &kind),
