@@ -49,6 +49,9 @@ static void log_time(const npt_forecast *f, const npt_trainer *t)
             "gated units, norms and sums %.3g s",
             f->products_seconds + f->attention_seconds + f->rest_seconds, f->products_seconds,
             f->attention_seconds, f->rest_seconds);
+    else if (npt_exec_backend_count(t->setup.exec) == 1)
+        npt_log(NPT_LOG_NOTE, "time: not known: only the reference backend is in use, which is not "
+                              "calibrated");
     else
         npt_log(NPT_LOG_NOTE,
                 "time: not known, since no calibration with these products is in use; npt backends "
