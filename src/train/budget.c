@@ -258,7 +258,7 @@ static void count_adapters(npt_budget *b, const npt_trainer *t)
     /* written already, but for the gradients of a term */
     const uint64_t written = t->plan_only ? 0 : b->adapters + b->masters + b->moments + size * f32;
     b->program = resident > written ? resident - written : 0;
-    b->program = (b->program + 4 * MIB - 1) / (4 * MIB) * (4 * MIB); /* two runs say the same */
+    b->program = (b->program + MIB - 1) / MIB * MIB; /* two runs mostly say the same */
 }
 
 static int lowest_active(const npt_trainer *t)

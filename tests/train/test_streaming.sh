@@ -16,7 +16,7 @@ rows="--model_name $model --distill layerwise --max_length 24 --batch_size 2
     --gradient_accumulation_steps 3 --num_samples 13 --log_steps 1 --warmup_steps 2
     --learning_rate 1e-2 --adapter_rank 4 --backend native --loss normalized
     --regularization_lambda 1e-3"
-endless="$rows --max_steps 3000"
+endless=$(echo "$rows --max_steps 3000" | sed "s,--model_name $model,--model_name $work/deep,")
 rows="$rows --max_steps 4"
 
 # smallest FLAG...: the limit that the refusal of a smaller one names, as $smallest.
@@ -26,7 +26,8 @@ smallest() {
 }
 
 # limited MEGABYTES ARGUMENT...: a run under that limit. What the program itself takes is measured
-# when it starts, in steps of 4 MiB: where it has just passed one, the limit it names then is taken.
+# when it starts, in steps of 1 MiB: where it has just passed one, the limit it names then is taken
+# (where a run cannot be tried first, its limit leaves 6 MB for that).
 limited() {
     limit_mb=$1
     shift
@@ -113,8 +114,9 @@ exact 'the same evaluations' --eval_dataset "$work/eval.jsonl" --eval_steps 2
     passes 'a run can go on without its limit'
     rm -rf "$work/limited"
 
+    smallest $endless
     start pretrain --output_dir "$work/limited" $endless \
-        --memory_limit "$((smallest + 4))MB" --save_steps 5
+        --memory_limit "$((smallest + 6))MB" --save_steps 5
     until_true test -d "$work/limited/checkpoint-5"
     kill -s TERM "$pid"
     ended
@@ -173,14 +175,12 @@ done
 
 # ---- A file that is cut while it is read ----
 
-# The deeper model, so that there is more to stream than the program may grow by.
-rows=$(echo "$rows" | sed "s,--model_name $model,--model_name $work/deep,")
-endless=$(echo "$endless" | sed "s,--model_name $model,--model_name $work/deep,")
+# The deeper model has more to stream than the program may grow by.
 # shellcheck disable=SC2086
 {
-    smallest $rows
+    smallest $endless
     start pretrain --output_dir "$work/limited" $endless \
-        --memory_limit "$((smallest + 4))MB" --save_steps 5
+        --memory_limit "$((smallest + 6))MB" --save_steps 5
     until_true test -d "$work/limited/checkpoint-5"
     truncate -s 4000000 "$work/deep/model.safetensors"
     ended
