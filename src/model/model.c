@@ -118,13 +118,18 @@ void npt_model_release_embedding(const npt_model *model)
         npt_st_unmap(model->st, embed);
 }
 
+uint64_t npt_model_embedding_row(const npt_model *model)
+{
+    const npt_st_tensor *embed = embedding_of(model);
+    return embed != NULL ? embed->bytes / (uint64_t)model->config.vocab : 0;
+}
+
 uint64_t npt_model_embedding_bytes(const npt_model *model)
 {
     enum { AROUND = 64 << 10 }; /* which Linux maps with a page that is read */
     const npt_st_tensor *embed = embedding_of(model);
     if (embed == NULL) return 0;
-    const uint64_t row = embed->bytes / (uint64_t)model->config.vocab,
-                   rows = NPT_EMBEDDED_AT_ONCE * (row + AROUND);
+    const uint64_t rows = NPT_EMBEDDED_AT_ONCE * (npt_model_embedding_row(model) + AROUND);
     return embed->bytes < EMBEDDING_KEPT || rows > embed->bytes ? embed->bytes : rows;
 }
 

@@ -62,8 +62,9 @@ npt_status npt_model_load(npt_model *model, npt_exec *exec, const npt_policy *po
 /* A large embedding is read so many rows at a time, and then its memory given back. */
 enum { NPT_EMBEDDED_AT_ONCE = 64 };
 void npt_model_release_embedding(const npt_model *model);
-/* What is mapped of it at most, by the headers. */
+/* By the headers: what is mapped of it at most; and of a row. 0: there is none. */
 uint64_t npt_model_embedding_bytes(const npt_model *model);
+uint64_t npt_model_embedding_row(const npt_model *model);
 
 /* ---- Blocks one at a time ---- */
 

@@ -273,15 +273,6 @@ int npt_budget_back_to(const npt_trainer *t)
     return t->options.distill == NPT_DISTILL_LAYERWISE ? t->adapters.layers : lowest_active(t);
 }
 
-/* Bytes. */
-static uint64_t embedding_row(const npt_model *model)
-{
-    npt_wanted list[NPT_MODEL_TENSORS];
-    npt_model_tensors(&model->config, list);
-    const npt_st_tensor *embed = npt_st_find(model->st, list[NPT_WANTED_EMBED].name);
-    return embed != NULL ? embed->bytes / (uint64_t)model->config.vocab : 0;
-}
-
 /* Chunks and pages are rounded up: a hundredth. */
 static void add_up(npt_budget *b)
 {
@@ -320,7 +311,7 @@ static npt_budget streamed_way(const npt_budget *common, const npt_trainer *t,
                    (tokens * (uint64_t)c->hidden * act + 64);
     b.activations = npt_budget_block(&t->setup.policy, c, &t->adapters, (int64_t)tokens,
                                      t->options.distill != NPT_DISTILL_LAYERWISE);
-    b.reserve += tokens * (embedding_row(t->setup.model) + 8192);
+    b.reserve += tokens * (npt_model_embedding_row(t->setup.model) + 8192);
     add_up(&b);
     return b;
 }

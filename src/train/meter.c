@@ -73,9 +73,9 @@ static size_t bytes_of(npt_dtype dtype, int64_t elements)
     return ((size_t)elements * (size_t)npt_dtype_bits(dtype) + 7) / 8;
 }
 
-/* `bytes` of random elements: some, then copies of them. */
-static void fill(char *data, npt_dtype dtype, size_t bytes, uint64_t seed)
+void npt_meter_fill(void *to, npt_dtype dtype, size_t bytes, uint64_t seed)
 {
+    char *data = to;
     const size_t pattern = bytes_of(dtype, PATTERN);
     const size_t some = bytes < pattern ? bytes : pattern;
     if (dtype == NPT_NF4)
@@ -118,7 +118,8 @@ static npt_status prepare_pool(npt_meter *m, const npt_matmul_desc *d)
     const size_t copies = m->pool_wanted / weight_bytes + 1;
     pool->data = grow(pool->data, &pool->bytes, copies * weight_bytes);
     if (pool->data == NULL) return NPT_E_NOMEM;
-    if (pool->dtype != d->w || pool->bytes != before) fill(pool->data, d->w, pool->bytes, 1);
+    if (pool->dtype != d->w || pool->bytes != before)
+        npt_meter_fill(pool->data, d->w, pool->bytes, 1);
     pool->dtype = d->w;
     return NPT_OK;
 }
@@ -147,7 +148,7 @@ static npt_status prepare(npt_meter *m, const npt_meter_side *sides, size_t coun
     if (status != NPT_OK || m->a == NULL || m->c == NULL)
         return npt_fail(NPT_E_NOMEM, "no memory for a product of %lld x %lld x %lld",
                         (long long)d->m, (long long)d->n, (long long)d->k);
-    fill(m->a, d->a, a_bytes, 3);
+    npt_meter_fill(m->a, d->a, a_bytes, 3);
     memset(m->c, 0, c_bytes);
     return NPT_OK;
 }

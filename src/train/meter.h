@@ -45,6 +45,8 @@ typedef struct npt_meter {
     int64_t absmax_count;
 } npt_meter;
 
+/* Random elements between -1 and 1 (of NF4: any codes), some and then copies of them. */
+void npt_meter_fill(void *data, npt_dtype dtype, size_t bytes, uint64_t seed);
 void npt_meter_init(npt_meter *meter, size_t pool_bytes);
 void npt_meter_fini(npt_meter *meter);
 /* One product by every side, `seconds` of measuring for each, but three repetitions at least. The

@@ -77,17 +77,12 @@ typedef struct stage {
     int64_t offsets[2];
 } stage;
 
-/* Knuth's linear congruential generator (MMIX): between -1 and 1. */
 static npt_status make(stage *s, npt_dtype dtype, int64_t count, npt_out *out)
 {
-    uint64_t state = (uint64_t)count;
-    *out = (npt_out){
-        npt_arena_alloc(s->arena, NPT_MEM_SCRATCH, (size_t)count, npt_dtype_bytes(dtype)), dtype};
+    const size_t bytes = (size_t)count * npt_dtype_bytes(dtype);
+    *out = (npt_out){npt_arena_alloc(s->arena, NPT_MEM_SCRATCH, bytes, 1), dtype};
     if (out->data == NULL) return NPT_E_NOMEM;
-    for (int64_t i = 0; i < count; i++) {
-        state = state * 6364136223846793005u + 1442695040888963407u;
-        npt_store(out->data, dtype, (size_t)i, (float)(int32_t)(state >> 32) * 0x1p-31f);
-    }
+    npt_meter_fill(out->data, dtype, bytes, (uint64_t)count);
     return NPT_OK;
 }
 

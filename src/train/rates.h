@@ -7,7 +7,7 @@
 #include "model/model.h"
 #include "train/products.h"
 
-/* Of a micro-batch, in the units of npt_rate. */
+/* Of a micro-batch, in the units of npt_rate_kind. */
 typedef struct npt_beside {
     double amount[NPT_RATES];
 } npt_beside;
