@@ -39,6 +39,15 @@ typedef struct npt_policy {
     bool mixed_switched_off; /* quantization with --mixed_precision: said, not refused */
 } npt_policy;
 
+/* Of what an adapter multiplies: its own, or where products are of another dtype than activations
+ * (R4), that. */
+static inline npt_dtype npt_policy_adapter_operand(const npt_policy *policy)
+{
+    const npt_dtype *dtype = policy->dtype;
+    return dtype[NPT_ROLE_COMPUTE] != dtype[NPT_ROLE_ACT] ? dtype[NPT_ROLE_COMPUTE]
+                                                          : dtype[NPT_ROLE_ADAPTER];
+}
+
 /* NPT_E_USAGE with a sentence that says what to drop where the request contradicts itself. */
 npt_status npt_policy_decide(const npt_policy_request *request, npt_policy *policy);
 

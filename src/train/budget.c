@@ -194,9 +194,7 @@ static npt_status reserve_linear(npt_trainer *t, const npt_wanted *wanted, int64
 /* Those of an adapter: forward, the gradient of the parameter, and of its input. */
 static npt_status reserve_parameter(npt_trainer *t, const npt_parameter *p, int64_t tokens)
 {
-    const npt_dtype *dtype = t->setup.policy.dtype;
-    const npt_dtype x = dtype[NPT_ROLE_COMPUTE] != dtype[NPT_ROLE_ACT] ? dtype[NPT_ROLE_COMPUTE]
-                                                                       : dtype[NPT_ROLE_ADAPTER];
+    const npt_dtype x = npt_policy_adapter_operand(&t->setup.policy);
     const npt_matmul_desc descs[] = {
         {.m = tokens, .n = p->rows, .k = p->cols, .trans_w = true, .a = x, .w = x, .c = x},
         {.m = p->rows,

@@ -182,14 +182,13 @@ void npt_products_list(const npt_model *model, const npt_policy *policy,
                        const npt_products_run *run, npt_products *products)
 {
     const npt_dtype *dtype = policy->dtype;
-    const bool casts = dtype[NPT_ROLE_COMPUTE] != dtype[NPT_ROLE_ACT]; /* R4 */
     const npt_passes passes = npt_products_passes(&model->config, run);
     lister l = {.products = products, .tokens = run->tokens, .rank = run->rank};
     products->count = 0;
     l.act = dtype[NPT_ROLE_ACT];
     l.adapter = dtype[NPT_ROLE_ADAPTER];
     l.operand = dtype[NPT_ROLE_COMPUTE];
-    l.adapter_operand = casts ? dtype[NPT_ROLE_COMPUTE] : dtype[NPT_ROLE_ADAPTER];
+    l.adapter_operand = npt_policy_adapter_operand(policy);
     l.weight = held_dtype(model, policy);
     list_frozen(&l, &model->config, &passes);
     list_adapters(&l, &model->config, &passes, run->modulation);

@@ -269,7 +269,6 @@ npt_status npt_rates_measure(npt_exec *exec, const npt_config *config, const npt
                              int64_t tokens, int64_t rank, double seconds, npt_routes *routes)
 {
     const npt_dtype *dtype = policy->dtype;
-    const bool casts = dtype[NPT_ROLE_COMPUTE] != dtype[NPT_ROLE_ACT]; /* R4 */
     stage s = {.exec = exec,
                .arena = npt_arena_create("rates"),
                .config = config,
@@ -277,7 +276,7 @@ npt_status npt_rates_measure(npt_exec *exec, const npt_config *config, const npt
                .rank = rank,
                .act = dtype[NPT_ROLE_ACT],
                .adapter = dtype[NPT_ROLE_ADAPTER],
-               .operand = dtype[casts ? NPT_ROLE_COMPUTE : NPT_ROLE_ADAPTER]};
+               .operand = npt_policy_adapter_operand(policy)};
     npt_status status = s.arena != NULL ? prepare(&s) : NPT_E_NOMEM;
     for (int kind = 0; kind < NPT_RATES && status == NPT_OK; kind++) {
         const double taken = seconds_of(&s, (npt_rate_kind)kind, seconds / NPT_RATES);
